@@ -1,0 +1,62 @@
+"""Event sourcing for Python services on Azure.
+
+Read in this order: events, aggregate, ports, repository, service; then memory, sqlite, tables, servicebus. Importing
+this package imports no Azure SDK: the backends live in `esazure.tables` and `esazure.servicebus`.
+"""
+
+from esazure.aggregate import AggregateRoot
+from esazure.errors import (
+    AggregateNotFoundError,
+    AppendOutcomeUnknownError,
+    CommitTooLargeError,
+    ConcurrencyError,
+    CorruptStreamError,
+    DispatchError,
+    EsAzureError,
+    EventNotStorableError,
+    InvalidIdError,
+    ReadOnlyAggregateError,
+    RefusedError,
+    StoreError,
+    StoreMismatchError,
+    StoreUnavailableError,
+    UnknownEventTypeError,
+    UnusableAggregateError,
+)
+from esazure.events import Commit, DomainEvent, EventEnvelope
+from esazure.integration import IntegrationEvent, thin, whole
+from esazure.metadata import current_metadata, metadata
+from esazure.ports import IEventProducer, IEventsRepository, IEventsService
+from esazure.service import EventsService
+
+__all__ = [
+    "AggregateNotFoundError",
+    "AggregateRoot",
+    "AppendOutcomeUnknownError",
+    "Commit",
+    "CommitTooLargeError",
+    "ConcurrencyError",
+    "CorruptStreamError",
+    "DispatchError",
+    "DomainEvent",
+    "EsAzureError",
+    "EventEnvelope",
+    "EventNotStorableError",
+    "EventsService",
+    "IEventProducer",
+    "IEventsRepository",
+    "IEventsService",
+    "IntegrationEvent",
+    "InvalidIdError",
+    "ReadOnlyAggregateError",
+    "RefusedError",
+    "StoreError",
+    "StoreMismatchError",
+    "StoreUnavailableError",
+    "UnknownEventTypeError",
+    "UnusableAggregateError",
+    "current_metadata",
+    "metadata",
+    "thin",
+    "whole",
+]

@@ -1,0 +1,99 @@
+"""Events to text and back. Every backend uses this codec and no other.
+
+A line is the event's stored name, a blank, and its JSON. The name picks a class from the aggregate's own union; nothing
+stored or received ever chooses what is imported. To read events of an older shape, give the event a pydantic
+`model_validator(mode="before")`; to rename a class, pin its old name with `event_type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json
+
+from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
+from esazure.events import E
+
+_PLAIN_LENGTH = 4_096
+_PLAIN_DEPTH = 100
+
+
+class EventCodec(Generic[E]):
+    """The events one aggregate class declares: name to class, class to JSON."""
+
+    def __init__(self, event_types: Mapping[str, type[E]]) -> None:
+        self._adapters = {name: TypeAdapter(event_type) for name, event_type in event_types.items()}
+        # Bound once: the validator's own method is the fastest way from JSON to a model.
+        self._validators: dict[str, Callable[[str], E]] = {
+            name: adapter.validator.validate_json for name, adapter in self._adapters.items()
+        }
+        self._serializers = {name: adapter.serializer.to_json for name, adapter in self._adapters.items()}
+        self._proven: set[str] = set()
+
+    def encode(self, stream: str, event: E) -> str:
+        """One line.
+
+        The first event of each type, and any line that could exceed what a JSON parser accepts, is read back before it
+        is let
+        through: an event that is stored but cannot be loaded would make its whole stream unreadable.
+
+        Raises:
+            EventNotStorableError: the event cannot be written as JSON, or not be read back.
+        """
+        name = event.event_type
+        try:
+            json = self._serializers[name](event, by_alias=True).decode()
+        except (PydanticSerializationError, UnicodeDecodeError, RecursionError) as error:
+            raise _not_storable(stream, name, f"it cannot be written as JSON ({type(error).__name__})") from None
+        if name not in self._proven or _could_exceed_a_parser(json):
+            self._prove(stream, name, json)
+        return f"{name} {json}"
+
+    def decode(self, stream: str, version: int, line: str) -> E:
+        """The inverse, validated.
+
+        Raises:
+            UnknownEventTypeError: the name is not one of the declared ones.
+            CorruptStreamError: the JSON is damaged, or its class no longer accepts it.
+        """
+        name, _, json = line.partition(" ")
+        try:
+            return self._validators[name](json)
+        except KeyError:
+            raise UnknownEventTypeError(stream, name, tuple(self._validators)) from None
+        except (ValueError, RecursionError) as error:
+            raise CorruptStreamError(
+                f"{stream}: version {version} is stored as {name} but cannot be read: {_reasons(error)}"
+            ) from None
+
+    def _prove(self, stream: str, name: str, json: str) -> None:
+        try:
+            from_json(json, allow_inf_nan=False)
+            self._validators[name](json)
+        except (ValueError, RecursionError) as error:
+            raise _not_storable(stream, name, f"it cannot be read back: {_reasons(error)}") from None
+        self._proven.add(name)
+
+
+def _could_exceed_a_parser(json: str) -> bool:
+    """Whether nesting, a giant number or NaN is possible at all; a quick look that small plain events always pass."""
+    return (
+        len(json) > _PLAIN_LENGTH
+        or json.count("{") + json.count("[") > _PLAIN_DEPTH
+        or "NaN" in json
+        or "Infinity" in json
+    )
+
+
+def _not_storable(stream: str, name: str, why: str) -> EventNotStorableError:
+    return EventNotStorableError(f"{stream}: {name} cannot be stored, because {why}")
+
+
+def _reasons(error: Exception) -> str:
+    """What pydantic found, without any of the input."""
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    found: list[Any] = error.errors(include_url=False, include_input=False, include_context=False)
+    return ", ".join(f"{item['loc'][0] if item['loc'] else 'the event'}: {item['type']}" for item in found[:5])

@@ -1,0 +1,133 @@
+"""Every exception esazure raises on purpose; this docstring is the tree.
+
+* EsAzureError
+  * AggregateNotFoundError       nothing is stored under this id (or not up to that version)
+  * ConcurrencyError             somebody else stored first: reload and decide again
+  * AppendOutcomeUnknownError    no definite answer before the deadline: ask again with `retry`
+  * UnusableAggregateError       this copy's state cannot be trusted: load it again
+    * ReadOnlyAggregateError     this copy was loaded as of an earlier version
+  * RefusedError                 refused before any I/O; the aggregate is as it was
+    * CommitTooLargeError        the commit, or one message of it, is over a limit of the service
+    * EventNotStorableError      an event does not survive being written and read back
+    * InvalidIdError             the id (or a name) cannot be a key
+  * UnknownEventTypeError        an event's name is not declared by the aggregate
+  * CorruptStreamError           what is stored cannot be what was written
+  * StoreError                   the store refused; nothing was stored
+    * StoreUnavailableError      the store cannot be reached or is overloaded: try again later
+    * StoreMismatchError         the store was created with another layout
+  * DispatchError                stored, but not handed to the broker
+
+A message says which stream and what to do. No message holds a payload, a key or a connection string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+class EsAzureError(Exception):
+    """Base class: `except EsAzureError` catches everything below and nothing else."""
+
+
+class AggregateNotFoundError(EsAzureError):
+    """No events are stored under this id, or fewer than the version asked for."""
+
+    def __init__(self, stream: str, version: int | None = None) -> None:
+        wanted = "" if version is None else f" at version {version}"
+        super().__init__(f"{stream} does not exist{wanted}: check the id, or create it first")
+        self.stream = stream
+        self.version = version
+
+
+class ConcurrencyError(EsAzureError):
+    """The stream moved on since this aggregate was loaded. Nothing was stored and nothing pending was lost."""
+
+    def __init__(self, stream: str, *, expected: int, actual: int | None = None) -> None:
+        now = f"is at version {actual}" if actual is not None else "has moved on"
+        super().__init__(
+            f"{stream} {now}, this copy was loaded at {expected}: reload and decide again, or use EventsService.update"
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class AppendOutcomeUnknownError(EsAzureError):
+    """The deadline passed without a definite answer: the commit may be stored, or may still arrive.
+
+    `await error.retry()` sends the very same commit again, which is safe however often it is done: it returns when the
+    commit is stored, raises ConcurrencyError when it is not and never will be, and raises this error when there is
+    still no answer. Persisting the same aggregate again does the same.
+    """
+
+    def __init__(self, stream: str, *, expected: int, commit_id: str) -> None:
+        super().__init__(
+            f"{stream}: it is unknown whether the commit after version {expected} was stored: "
+            "call this error's retry(), or persist the same aggregate again"
+        )
+        self.stream = stream
+        self.expected = expected
+        self.commit_id = commit_id
+        self.retry: Callable[[], Awaitable[Any]] = _not_attached
+
+
+async def _not_attached() -> Any:
+    raise RuntimeError("this error did not come from a repository or a service, so there is nothing to retry")
+
+
+class UnusableAggregateError(EsAzureError):
+    """This copy can no longer record or be persisted; the message says why. Load it again."""
+
+
+class ReadOnlyAggregateError(UnusableAggregateError):
+    """Loaded as of an earlier version, to look at. Load it without a version to change it."""
+
+
+class RefusedError(EsAzureError):
+    """Refused before any I/O; the aggregate is as it was."""
+
+
+class CommitTooLargeError(RefusedError):
+    """The commit, or one message that would have to be published for it, is over a limit of the service."""
+
+
+class EventNotStorableError(RefusedError):
+    """The event does not survive being written as JSON and read back."""
+
+
+class InvalidIdError(RefusedError, ValueError):
+    """An id, or a name used in a key, that no backend could store."""
+
+
+class UnknownEventTypeError(EsAzureError):
+    """An event carries a name which the aggregate does not declare. Names are never imported."""
+
+    def __init__(self, stream: str, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{stream}: unknown event type {name[:80]!r}; declared are {', '.join(known)}: add the event to the union "
+            "of the aggregate, or pin its old name with event_type"
+        )
+        self.stream = stream
+        self.name = name
+        self.known = known
+
+
+class CorruptStreamError(EsAzureError):
+    """A stored row cannot be what was written: a gap, a damaged payload, an event its class no longer accepts."""
+
+
+class StoreError(EsAzureError):
+    """The store gave a definite refusal; nothing was stored. `__cause__` is the backend's own exception."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store could not be reached, or asked to be left alone for a while; trying again later is reasonable."""
+
+
+class StoreMismatchError(StoreError):
+    """The store exists with another layout than the one asked for; opening it so would lose streams."""
+
+
+class DispatchError(EsAzureError):
+    """The commit is stored but was not, or not wholly, handed to the broker."""

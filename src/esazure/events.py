@@ -1,0 +1,159 @@
+"""Facts: what a user writes (`DomainEvent`), its place in a stream (`EventEnvelope`), the stored unit (`Commit`).
+
+`CommitRecord` is a commit as backends see it: text only. Read `aggregate.py` next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypeVar
+
+_EVENT_IDS = UUID("7d0b5b3a-8f0e-5c43-9a57-6f4a1d3c2b10")
+_STORED_NAME = re.compile(r"[^\W\d][\w.:+-]{0,127}")
+
+
+class DomainEvent(BaseModel):
+    """A fact in the user's own words: frozen, and nothing but payload.
+
+    Identity, version, time and metadata are in the envelope, so an event cannot disagree with the stream it is in.
+    Unknown fields are refused, NaN and infinity too (JSON has no word for them), and validation errors do not quote
+    input.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # so that the codec can see and refuse it; the default silently stores null
+        hide_input_in_errors=True,
+        defer_build=True,  # schemas are built at first use, not at import
+    )
+
+    event_type: ClassVar[str]
+    """The stored name. Defaults to the class name; pin it before renaming the class."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "event_type" not in cls.__dict__:
+            cls.event_type = cls.__name__
+        check_stored_name(cls.__name__, cls.event_type)
+
+
+E = TypeVar("E", bound=DomainEvent, default=DomainEvent)
+
+
+def check_stored_name(owner: str, name: object) -> None:
+    """Refuse a name that could not be stored and sent everywhere.
+
+    Raises:
+        TypeError: not 1 to 128 letters, digits and `_.:+-`, starting with a letter or `_`.
+    """
+    if not isinstance(name, str) or _STORED_NAME.fullmatch(name) is None:
+        raise TypeError(
+            f"{owner}: a stored name has 1 to 128 letters, digits or _.:+- and starts with a letter, not {name!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventEnvelope(Generic[E]):
+    """One event at its place in one stream. `version` counts from 1 without gaps."""
+
+    event: E = field(repr=False)
+    aggregate_type: str
+    aggregate_id: str
+    version: int
+    occurred_at: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    @property
+    def type(self) -> str:
+        """The event's stored name."""
+        return self.event.event_type
+
+    @property
+    def event_id(self) -> UUID:
+        """The same for the same stream and version, on every machine and at every replay."""
+        return uuid5(_EVENT_IDS, f"{self.aggregate_type}/{self.version}/{self.aggregate_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """A commit as it is stored: what a backend keeps, and all that it needs to know.
+
+    `stream` is the encoded name (`keys.stream_name`), `payload` one line an event: its stored name, a blank, its JSON.
+    """
+
+    stream: str
+    commit_id: str
+    first_version: int
+    count: int
+    occurred_at: str
+    """ISO 8601 in UTC."""
+    metadata: str = field(repr=False)
+    """A JSON object of strings."""
+    payload: str = field(repr=False)
+
+    @property
+    def last_version(self) -> int:
+        """The version of the stream once this commit is stored."""
+        return self.first_version + self.count - 1
+
+    @property
+    def expected_version(self) -> int:
+        """The version of the stream this commit was decided on."""
+        return self.first_version - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Generic[E]):
+    """The events recorded since the load, stored and published as one."""
+
+    record: CommitRecord
+    aggregate_type: str
+    aggregate_id: str
+    occurred_at: datetime
+    store_id: UUID
+    """Which store holds it; makes message ids differ between stores that share a topic."""
+    metadata: Mapping[str, str] = field(repr=False)
+    recorded: tuple[E, ...] = field(repr=False)
+    """The events alone, oldest first."""
+
+    @property
+    def commit_id(self) -> str:
+        """Random, and the same however often the commit is sent: it tells an own write from somebody else's."""
+        return self.record.commit_id
+
+    @property
+    def stream(self) -> str:
+        """The encoded stream name, for logs and errors."""
+        return self.record.stream
+
+    @property
+    def first_version(self) -> int:
+        """The version of the first event."""
+        return self.record.first_version
+
+    @property
+    def last_version(self) -> int:
+        """The version of the last event, and of the aggregate."""
+        return self.record.last_version
+
+    @property
+    def events(self) -> tuple[EventEnvelope[E], ...]:
+        """The events, each with its place; made when asked for."""
+        return tuple(
+            EventEnvelope(event, self.aggregate_type, self.aggregate_id, version, self.occurred_at, self.metadata)
+            for version, event in enumerate(self.recorded, start=self.first_version)
+        )
+
+    @property
+    def payloads(self) -> tuple[str, ...]:
+        """Each event's JSON exactly as it is stored, aligned with `events`."""
+        return tuple(line.partition(" ")[2] for line in self.record.payload.split("\n"))

@@ -1,0 +1,237 @@
+"""Between aggregates and stores: the one repository every backend uses, and the base class of every store.
+
+`append` refuses what must not be stored, makes the commit, and hands text to the store; `rehydrate` goes back. Read
+`service.py` next, or `memory.py` for the shortest store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Generic
+from uuid import uuid4
+
+from typing_extensions import Self, TypeVar
+
+from esazure.aggregate import (
+    AggregateRoot,
+    TId,
+    accept,
+    as_class,
+    check_persistable,
+    codec_of,
+    replay,
+    state_of,
+    stream_of,
+)
+from esazure.errors import (
+    AggregateNotFoundError,
+    AppendOutcomeUnknownError,
+    CommitTooLargeError,
+    ConcurrencyError,
+    CorruptStreamError,
+    EsAzureError,
+    ReadOnlyAggregateError,
+)
+from esazure.events import Commit, CommitRecord
+from esazure.keys import MAX_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_VERSION, split_stream_name
+from esazure.metadata import current_metadata
+from esazure.ports import ICommitStore, IEventsRepository, IOutbox
+
+A = TypeVar("A", bound=AggregateRoot[Any, Any])
+
+
+def utc_now() -> datetime:
+    """The clock commits are stamped with unless a store is given another."""
+    return datetime.now(UTC)
+
+
+class CommitStore(ICommitStore):
+    """Base of the stores: a backend implements `ICommitStore`, users call `events`."""
+
+    clock: Callable[[], datetime] = staticmethod(utc_now)
+
+    async def __aenter__(self) -> Self:
+        """Open the store. A backend with nothing to open inherits this."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it. A backend with nothing to close inherits this."""
+
+    def events(self, aggregate_class: Callable[[TId], A], *, outbox: bool = True) -> EventsRepository[A, TId]:
+        """The repository of one aggregate class.
+
+        With `outbox=False` commits leave no outbox row: for aggregates whose events nobody publishes.
+
+        Raises:
+            TypeError: not a subclass of AggregateRoot.
+        """
+        return EventsRepository(aggregate_class, self, clock=self.clock, outbox=outbox)
+
+
+class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
+    """One aggregate class over one store; made by a store's `events`."""
+
+    def __init__(
+        self,
+        aggregate_class: Callable[[TId], A],
+        store: ICommitStore,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        outbox: bool = True,
+    ) -> None:
+        self._class = as_class(aggregate_class)
+        self._codec = codec_of(self._class)
+        self._store = store
+        self._clock = clock
+        self._outbox = StreamOutbox(store, self._commit_of) if outbox else None
+
+    @property
+    def outbox(self) -> IOutbox | None:
+        """None when made with `outbox=False`."""
+        return self._outbox
+
+    async def append(
+        self, aggregate: A, *, before_io: Callable[[Commit[Any]], None] | None = None
+    ) -> Commit[Any] | None:
+        """Store the pending events as one commit. See `IEventsRepository.append`."""
+        if not isinstance(aggregate, self._class):
+            raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
+        state = state_of(aggregate)
+        if not state.pending:
+            return None
+        check_persistable(aggregate)
+        if state.read_only:
+            raise ReadOnlyAggregateError(
+                f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
+                "load it without a version to change it"
+            )
+        commit = state.in_doubt or self._new_commit(aggregate)
+        if before_io is not None:
+            before_io(commit)
+        try:
+            await self._store.insert(commit.record, outbox=self._outbox is not None)
+        except ConcurrencyError:
+            state.in_doubt = None  # the slot is taken for good, so a copy still under way cannot land either
+            raise
+        except AppendOutcomeUnknownError as error:
+            state.in_doubt = commit
+            error.retry = lambda: self.append(aggregate)
+            raise
+        except EsAzureError:
+            raise  # a definite refusal of this attempt; says nothing of an earlier one still in doubt
+        except BaseException:
+            state.in_doubt = commit  # cancelled, or a failure no store should let out: nobody knows
+            raise
+        accept(aggregate, commit)
+        return commit
+
+    async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
+        """Load and rebuild. See `IEventsRepository.rehydrate`."""
+        if version is not None and version < 1:
+            raise ValueError(f"versions count from 1, there is no version {version}")
+        aggregate = self._class(id)
+        stream = stream_of(aggregate)
+        records = await self._store.read(stream, to_version=version)
+        if not records:
+            raise AggregateNotFoundError(stream)
+        replay(aggregate, records, self._codec, to=version)
+        if version is not None:
+            if aggregate.version < version:
+                raise AggregateNotFoundError(stream, version)
+            state_of(aggregate).read_only = True
+        return aggregate
+
+    def _new_commit(self, aggregate: A) -> Commit[Any]:
+        state = state_of(aggregate)
+        stream = stream_of(aggregate)
+        recorded = tuple(state.pending)
+        encode = self._codec.encode
+        payload = "\n".join([encode(stream, event) for event in recorded])
+        metadata = current_metadata()
+        metadata_json = json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")) if metadata else "{}"
+        now = self._clock()
+        record = CommitRecord(
+            stream=stream,
+            commit_id=uuid4().hex,
+            first_version=state.stored_version + 1,
+            count=len(recorded),
+            occurred_at=now.isoformat(),
+            metadata=metadata_json,
+            payload=payload,
+        )
+        check_limits(record)
+        return Commit(
+            record, aggregate.aggregate_type, str(aggregate.id), now, self._store.store_id, metadata, recorded
+        )
+
+    def _commit_of(self, record: CommitRecord) -> Commit[Any]:
+        """A stored commit, decoded."""
+        aggregate_type, aggregate_id = split_stream_name(record.stream)
+        lines = record.payload.split("\n")
+        recorded = tuple(
+            self._codec.decode(record.stream, version, line) for version, line in enumerate(lines, record.first_version)
+        )
+        return Commit(
+            record,
+            aggregate_type,
+            aggregate_id,
+            datetime.fromisoformat(record.occurred_at),
+            self._store.store_id,
+            decode_metadata(record),
+            recorded,
+        )
+
+
+class StreamOutbox(IOutbox):
+    """The outbox of one repository: decodes what the store hands out."""
+
+    def __init__(self, store: ICommitStore, decode: Callable[[CommitRecord], Commit[Any]]) -> None:
+        self._store = store
+        self._decode = decode
+
+    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[Commit[Any]]:
+        """See `IOutbox.unpublished`."""
+        records = await self._store.unpublished(stream, before_version=before_version)
+        return [self._decode(record) for record in records]
+
+    async def mark_published(self, commit: Commit[Any]) -> None:
+        """See `IOutbox.mark_published`."""
+        await self._store.mark_published(commit.record)
+
+
+def check_limits(record: CommitRecord) -> None:
+    """Refuse what some backend could not store, on every backend alike.
+
+    Raises:
+        CommitTooLargeError: over 3.5 MiB of payload, 8,192 characters of metadata, or version 9,999,999,998.
+    """
+    size = len(record.payload.encode())
+    if size > MAX_COMMIT_BYTES:
+        raise CommitTooLargeError(
+            f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {MAX_COMMIT_BYTES:,} fit: "
+            "persist more often, or keep large content outside and its reference in the event"
+        )
+    if len(record.metadata) > MAX_METADATA_CHARACTERS:
+        raise CommitTooLargeError(
+            f"{record.stream}: metadata of {len(record.metadata):,} characters, at most {MAX_METADATA_CHARACTERS:,} fit"
+        )
+    if record.last_version > MAX_VERSION:
+        raise CommitTooLargeError(f"{record.stream}: a stream ends at version {MAX_VERSION:,}")
+
+
+def decode_metadata(record: CommitRecord) -> Mapping[str, str]:
+    """The stored metadata.
+
+    Raises:
+        CorruptStreamError: not a JSON object of strings.
+    """
+    try:
+        found: object = json.loads(record.metadata)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise CorruptStreamError(f"{record.stream}: the metadata at version {record.first_version} is damaged")
+    return MappingProxyType(found)

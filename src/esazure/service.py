@@ -1,0 +1,144 @@
+"""The one road an event travels: aggregate -> repository -> producer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from esazure.aggregate import AggregateRoot, TId
+from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
+from esazure.events import Commit
+from esazure.ports import IEventProducer, IEventsRepository, IEventsService, IOutbox
+
+if TYPE_CHECKING:
+    import asyncio  # at run time where it is used: it costs 20 ms, and `import esazure` should cost next to nothing
+
+A = TypeVar("A", bound=AggregateRoot[Any, Any])
+
+_log = logging.getLogger("esazure.service")
+
+
+class EventsService(IEventsService[A, TId], Generic[A, TId]):
+    """Persists through a repository and announces through a producer.
+
+    Without a producer, commits wait in the outbox for somebody else to publish them.
+    """
+
+    def __init__(self, repository: IEventsRepository[A, TId], producer: IEventProducer | None = None) -> None:
+        self._repository = repository
+        self._producer = producer
+        self.undispatched = 0
+        """How many times `persist` stored a commit and could not dispatch it."""
+
+    async def persist(self, aggregate: A) -> Commit[Any] | None:
+        """Append the pending events as one commit, then publish what the stream still owes, in order.
+
+        Returns the commit, or None when nothing is pending. When the append succeeds and the dispatch does not, this
+        returns all the same: the events are durable, their outbox row waits, and a warning and `undispatched` say so.
+
+        Raises:
+            ConcurrencyError: somebody else stored a commit since this aggregate was loaded; nothing pending is lost.
+            AppendOutcomeUnknownError: no definite answer before the deadline; `await error.retry()` asks again.
+            UnusableAggregateError: this copy must not be persisted; the message says why.
+            RefusedError: over a limit, not storable or never publishable; nothing was sent.
+            StoreError: the store refused; nothing was stored.
+            DispatchError: stored but not dispatched, and the repository keeps no outbox.
+        """
+        behind: asyncio.Task[Sequence[Commit[Any]]] | None = None
+        producer, outbox = self._producer, self._repository.outbox
+
+        def before_io(commit: Commit[Any]) -> None:
+            nonlocal behind
+            if producer is None:
+                return
+            producer.check(commit)
+            # Beside the append, not after it: outbox rows of earlier commits are there already, because our append can
+            # only succeed on top of those commits. A new stream has none.
+            if outbox is not None and commit.first_version > 1:
+                from asyncio import create_task  # noqa: PLC0415 - see the top of the file
+
+                behind = create_task(outbox.unpublished(commit.stream, before_version=commit.first_version))
+
+        try:
+            commit = await self._repository.append(aggregate, before_io=before_io)
+        except BaseException as error:
+            if behind is not None:
+                await _discard(behind)
+            if isinstance(error, AppendOutcomeUnknownError):
+                error.retry = lambda: self.persist(aggregate)
+            raise
+        if commit is not None and producer is not None:
+            await self._dispatch(commit, producer, outbox, behind)
+        return commit
+
+    async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
+        """Load and rebuild. See `IEventsRepository.rehydrate`."""
+        return await self._repository.rehydrate(id, version=version)
+
+    async def update(self, id: TId, change: Callable[[A], object], *, attempts: int = 3) -> A:
+        """Load, change, persist; after a conflict load and decide again, `attempts` times in all.
+
+        `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored.
+
+        Raises:
+            ConcurrencyError: every attempt met another writer.
+            ValueError: `attempts` below 1.
+            TypeError: `change` is asynchronous.
+            Exception: whatever `rehydrate`, `persist` or `change` raises; nothing was stored then.
+        """
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {attempts}")
+        while True:
+            aggregate = await self._repository.rehydrate(id)
+            outcome = change(aggregate)
+            if isawaitable(outcome):
+                close = getattr(outcome, "close", None)
+                if close is not None:
+                    close()
+                raise TypeError("update takes a plain function: do I/O before it, and decide inside it")
+            try:
+                await self.persist(aggregate)
+            except ConcurrencyError:
+                attempts -= 1
+                if not attempts:
+                    raise
+            else:
+                return aggregate
+
+    async def _dispatch(
+        self,
+        commit: Commit[Any],
+        producer: IEventProducer,
+        outbox: IOutbox | None,
+        behind: asyncio.Task[Sequence[Commit[Any]]] | None,
+    ) -> None:
+        """Publish the stream's outbox in order, this commit last; stop at the first failure, never skip."""
+        if outbox is None:
+            await producer.dispatch(commit)
+            return
+        try:
+            earlier = await behind if behind is not None else ()
+            for owed in (*earlier, commit):
+                await producer.dispatch(owed)
+                await outbox.mark_published(owed)
+        except Exception as error:  # noqa: BLE001 - stored is stored: no failure from here on is persist's
+            self.undispatched += 1
+            # The text of a foreign exception may quote a payload; ours never does.
+            why = f"{type(error).__name__}: {error}" if isinstance(error, EsAzureError) else type(error).__name__
+            _log.warning(
+                "%s: version %d is stored but not dispatched (%s); its outbox row waits",
+                commit.stream,
+                commit.last_version,
+                why,
+            )
+
+
+async def _discard(task: asyncio.Task[Any]) -> None:
+    from asyncio import gather  # noqa: PLC0415 - see the top of the file
+
+    task.cancel()
+    await gather(task, return_exceptions=True)
