@@ -130,4 +130,11 @@ class StoreMismatchError(StoreError):
 
 
 class DispatchError(EsAzureError):
-    """The commit is stored but was not, or not wholly, handed to the broker."""
+    """The commit is stored but was not, or not wholly, handed to the broker. Dispatching it again is always safe.
+
+    With `permanent` it would fail again until somebody changes the messages, the topic or the credential.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent

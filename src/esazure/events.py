@@ -55,10 +55,15 @@ def check_stored_name(owner: str, name: object) -> None:
     Raises:
         TypeError: not 1 to 128 letters, digits and `_.:+-`, starting with a letter or `_`.
     """
-    if not isinstance(name, str) or _STORED_NAME.fullmatch(name) is None:
+    if not is_stored_name(name):
         raise TypeError(
             f"{owner}: a stored name has 1 to 128 letters, digits or _.:+- and starts with a letter, not {name!r}"
         )
+
+
+def is_stored_name(name: object) -> bool:
+    """Whether this can be the stored name of an event or an aggregate type."""
+    return isinstance(name, str) and _STORED_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Generic
+from typing import Any, Generic, Self
 from uuid import uuid4
 
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from esazure.aggregate import (
     AggregateRoot,

