@@ -5,6 +5,7 @@ this package imports no Azure SDK: the backends live in `esazure.tables` and `es
 """
 
 from esazure.aggregate import AggregateRoot
+from esazure.context import current_metadata, metadata
 from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
@@ -24,8 +25,7 @@ from esazure.errors import (
     UnusableAggregateError,
 )
 from esazure.events import Commit, DomainEvent, EventEnvelope
-from esazure.integration import IntegrationEvent, thin, whole
-from esazure.metadata import current_metadata, metadata
+from esazure.integration import Integration, IntegrationEvent, thin, whole
 from esazure.ports import IEventProducer, IEventsRepository, IEventsService
 from esazure.service import EventsService
 
@@ -46,6 +46,7 @@ __all__ = [
     "IEventProducer",
     "IEventsRepository",
     "IEventsService",
+    "Integration",
     "IntegrationEvent",
     "InvalidIdError",
     "ReadOnlyAggregateError",

@@ -26,6 +26,7 @@ from esazure.aggregate import (
     state_of,
     stream_of,
 )
+from esazure.context import current_metadata
 from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
@@ -37,7 +38,6 @@ from esazure.errors import (
 )
 from esazure.events import Commit, CommitRecord
 from esazure.keys import MAX_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_VERSION, split_stream_name
-from esazure.metadata import current_metadata
 from esazure.ports import ICommitStore, IEventsRepository, IOutbox
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
@@ -97,7 +97,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self, aggregate: A, *, before_io: Callable[[Commit[Any]], None] | None = None
     ) -> Commit[Any] | None:
         """Store the pending events as one commit. See `IEventsRepository.append`."""
-        if not isinstance(aggregate, self._class):
+        if type(aggregate) is not self._class:  # a subclass has another name, and so another stream
             raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
         state = state_of(aggregate)
         if not state.pending:

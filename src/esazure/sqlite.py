@@ -235,10 +235,12 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     Raises:
         StoreError: something is, and it is not ours.
     """
+    # The owner is read last: another process may create the store between the two, and tables without an owner would
+    # look like somebody else's.
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (owner,) = db.execute("PRAGMA application_id").fetchone()
     if owner == _APPLICATION_ID:
         return False
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner or tables:
         raise StoreError(f"{path} is a database of something else: give the store a file of its own")
     return True
@@ -299,7 +301,7 @@ def _version(db: sqlite3.Connection, stream: str) -> int:
     query = "SELECT first_version, count FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1"
     first_version, count = db.execute(query, (stream,)).fetchone() or (1, 0)
     if type(first_version) is not int or type(count) is not int:
-        raise CorruptStreamError(f"{stream}: the row of version {first_version!r:.20} is damaged")
+        raise CorruptStreamError(f"{stream}: the row of its last version is damaged")
     return first_version + count - 1
 
 
@@ -327,16 +329,15 @@ def _records(db: sqlite3.Connection, query: str, stream: str, *limit: int) -> li
                 type(first_version) is type(count) is int
                 and type(commit_id) is type(occurred_at) is type(metadata) is type(payload) is str
             ):
-                raise CorruptStreamError(f"{stream}: the row of version {first_version!r:.20} is damaged")
+                break
             records.append(CommitRecord(stream, commit_id, first_version, count, occurred_at, metadata, payload))
+        else:
+            return records
     except sqlite3.OperationalError as error:
         if hasattr(error, "sqlite_errorcode"):
             raise
-    else:
-        return records
-    # Text that is not UTF-8. Raised out here, because the driver's own exception quotes it.
-    version = records[-1].last_version if records else 0
-    raise CorruptStreamError(f"{stream}: the row after version {version} is damaged")
+    # A wrong type, or text that is not UTF-8. Raised out here, because the driver's exception for that quotes it.
+    raise CorruptStreamError(f"{stream}: the row after version {records[-1].last_version if records else 0} is damaged")
 
 
 def _mark_published(db: sqlite3.Connection, record: CommitRecord) -> None:

@@ -1,0 +1,95 @@
+"""The public surface is deliberate: its names, what importing it costs, and its layers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import esazure
+
+PUBLIC = {
+    "esazure": """
+        AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Commit CommitTooLargeError ConcurrencyError
+        CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope EventNotStorableError EventsService
+        IEventProducer IEventsRepository IEventsService Integration IntegrationEvent InvalidIdError
+        ReadOnlyAggregateError RefusedError StoreError StoreMismatchError StoreUnavailableError UnknownEventTypeError
+        UnusableAggregateError current_metadata metadata thin whole
+    """,
+    "esazure.memory": "InMemoryEventProducer InMemoryEventsRepository InMemoryStore",
+    "esazure.ports": "ICommitStore IEventProducer IEventsRepository IEventsService IOutbox",
+    "esazure.servicebus": "ServiceBus ServiceBusEventProducer",
+    "esazure.sqlite": "SqliteStore",
+    "esazure.tables": "TableStore",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these_and_sorted(module: str) -> None:
+    names = importlib.import_module(module).__all__
+    assert sorted(names) == sorted(PUBLIC[module].split())
+    assert list(names) == sorted(names)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    # `Integration` is an alias of Callable; its documentation stands below it, for people and for Sphinx.
+    undocumented = [name for name in esazure.__all__ if not getattr(esazure, name).__doc__ and name != "Integration"]
+    assert undocumented == []
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
+    errors = importlib.import_module("esazure.errors")
+    drawn: list[str] = []
+    parents: dict[str, str] = {}
+    for indent, name in re.findall(r"^( *)\* (\w+)", errors.__doc__ or "", re.MULTILINE):
+        depth = len(indent) // 2
+        del drawn[depth:]
+        if drawn:
+            parents[name] = drawn[-1]
+        drawn.append(name)
+    real = {
+        name: found.__bases__[0].__name__
+        for name, found in vars(errors).items()
+        if isinstance(found, type) and issubclass(found, errors.EsAzureError) and found is not errors.EsAzureError
+    }
+    assert parents == real
+
+
+def _modules_after(statement: str) -> set[str]:
+    script = f"import sys, json\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)  # noqa: S603
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["esazure", "esazure.memory", "esazure.sqlite", "esazure.testing"])
+def test_importing_it_loads_no_azure_module_and_no_aiohttp(module: str) -> None:
+    loaded = _modules_after(f"import {module}")
+    assert module in loaded
+    assert not [name for name in loaded if name.partition(".")[0] in ("azure", "aiohttp", "pytest", "hypothesis")]
+
+
+def test_importing_esazure_adds_little_to_what_pydantic_imports() -> None:
+    """A clock would measure the machine; the list of modules does not vary, and none of these is slow."""
+    pydantic = _modules_after("from pydantic import BaseModel, TypeAdapter\nclass Model(BaseModel):\n    x: int")
+    added = {name for name in _modules_after("import esazure") - pydantic if not name.startswith("esazure")}
+    assert added <= {"atexit", "logging", "traceback"}
+
+
+@pytest.mark.parametrize(
+    ("package", "folder"), [("azure.data.tables", "tables"), ("azure.servicebus", "servicebus"), ("aiohttp", "nowhere")]
+)
+def test_an_azure_package_is_known_to_its_backend_alone(package: str, folder: str) -> None:
+    root = Path(esazure.__file__ or "").parent
+    knows = re.compile(rf"^\s*(?:from|import) {re.escape(package)}\b", re.MULTILINE)
+    users = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if knows.search(path.read_text())}
+    assert users <= {folder}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert esazure.__file__ is not None
+    assert (Path(esazure.__file__).parent / "py.typed").exists()
