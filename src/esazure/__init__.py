@@ -25,8 +25,9 @@ from esazure.errors import (
     UnusableAggregateError,
 )
 from esazure.events import Commit, DomainEvent, EventEnvelope
-from esazure.integration import Integration, IntegrationEvent, thin, whole
+from esazure.integration import Integration, IntegrationEvent, IntegrationMessage, thin, whole
 from esazure.ports import IEventProducer, IEventsRepository, IEventsService
+from esazure.repository import CommitStore
 from esazure.service import EventsService
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "AggregateRoot",
     "AppendOutcomeUnknownError",
     "Commit",
+    "CommitStore",
     "CommitTooLargeError",
     "ConcurrencyError",
     "CorruptStreamError",
@@ -48,6 +50,7 @@ __all__ = [
     "IEventsService",
     "Integration",
     "IntegrationEvent",
+    "IntegrationMessage",
     "InvalidIdError",
     "ReadOnlyAggregateError",
     "RefusedError",

@@ -54,7 +54,7 @@ class ConcurrencyError(EsAzureError):
 
 
 class AppendOutcomeUnknownError(EsAzureError):
-    """The deadline passed without a definite answer: the commit may be stored, or may still arrive.
+    """No definite answer before the deadline, or before the disk failed: the commit may be stored, or still arrive.
 
     `await error.retry()` sends the very same commit again, which is safe however often it is done: it returns when the
     commit is stored, raises ConcurrencyError when it is not and never will be, and raises this error when there is

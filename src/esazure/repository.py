@@ -153,6 +153,8 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         metadata = current_metadata()
         metadata_json = json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")) if metadata else "{}"
         now = self._clock()
+        if now.tzinfo is None:
+            raise ValueError("the clock of a store must return times with a zone, as datetime.now(UTC) does")
         record = CommitRecord(
             stream=stream,
             commit_id=uuid4().hex,
@@ -171,6 +173,11 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         """A stored commit, decoded."""
         aggregate_type, aggregate_id = split_stream_name(record.stream)
         lines = record.payload.split("\n")
+        if record.count != len(lines):
+            raise CorruptStreamError(
+                f"{record.stream}: the commit at version {record.first_version} has {len(lines)} payloads for "
+                f"{record.count} events"
+            )
         recorded = tuple(
             self._codec.decode(record.stream, version, line) for version, line in enumerate(lines, record.first_version)
         )
@@ -178,7 +185,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             record,
             aggregate_type,
             aggregate_id,
-            datetime.fromisoformat(record.occurred_at),
+            decode_time(record),
             self._store.store_id,
             decode_metadata(record),
             recorded,
@@ -220,6 +227,21 @@ def check_limits(record: CommitRecord) -> None:
         )
     if record.last_version > MAX_VERSION:
         raise CommitTooLargeError(f"{record.stream}: a stream ends at version {MAX_VERSION:,}")
+
+
+def decode_time(record: CommitRecord) -> datetime:
+    """The stored time.
+
+    Raises:
+        CorruptStreamError: not an ISO 8601 time with a zone.
+    """
+    try:
+        occurred_at = datetime.fromisoformat(record.occurred_at)
+    except ValueError:
+        occurred_at = None
+    if occurred_at is None or occurred_at.tzinfo is None:
+        raise CorruptStreamError(f"{record.stream}: the time at version {record.first_version} is damaged")
+    return occurred_at
 
 
 def decode_metadata(record: CommitRecord) -> Mapping[str, str]:

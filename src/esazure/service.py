@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from inspect import isawaitable
+from random import uniform
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     import asyncio  # at run time where it is used: it costs 20 ms, and `import esazure` should cost next to nothing
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
+"""Seconds between two attempts of `update`; the longest is reached after six conflicts."""
 
 _log = logging.getLogger("esazure.service")
 
@@ -80,7 +85,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         return await self._repository.rehydrate(id, version=version)
 
     async def update(self, id: TId, change: Callable[[A], object], *, attempts: int = 3) -> A:
-        """Load, change, persist; after a conflict load and decide again, `attempts` times in all.
+        """Load, change, persist; after a conflict load and decide again, `attempts` times in all, with short pauses.
 
         `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored.
 
@@ -90,8 +95,11 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             TypeError: `change` is asynchronous.
             Exception: whatever `rehydrate`, `persist` or `change` raises; nothing was stored then.
         """
+        from asyncio import sleep  # noqa: PLC0415 - see the top of the file
+
         if attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {attempts}")
+        attempt = 1
         while True:
             aggregate = await self._repository.rehydrate(id)
             outcome = change(aggregate)
@@ -103,11 +111,13 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             try:
                 await self.persist(aggregate)
             except ConcurrencyError:
-                attempts -= 1
-                if not attempts:
+                if attempt >= attempts:
                     raise
             else:
                 return aggregate
+            # Full jitter: writers that met must not meet again.
+            await sleep(uniform(0, min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)))  # noqa: S311 - not a secret
+            attempt += 1
 
     async def _dispatch(
         self,
