@@ -179,8 +179,7 @@ def replay(
     Decode, apply, drop: keeping the events of a long stream costs more than reading them.
 
     Raises:
-        CorruptStreamError: a gap or an overlap between commits, a damaged payload, or a `when` that refuses a stored
-        event.
+        CorruptStreamError: a gap or an overlap between commits, a damaged payload, or a `when` that refuses an event.
         UnknownEventTypeError: a stored name is not declared.
     """
     state = state_of(aggregate)

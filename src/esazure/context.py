@@ -39,7 +39,7 @@ def metadata(
 
     Raises:
         ValueError: a name in `extra` that is not lower-case with underscores or is taken by esazure, or a value that is
-        not text.
+            not text.
     """
     named = {"correlation_id": correlation_id, "causation_id": causation_id, "user": user, "tenant": tenant}
     given = {name: value for name, value in named.items() if value is not None} | dict(extra or {})

@@ -1,4 +1,4 @@
-"""Every exception esazure raises on purpose; this docstring is the tree.
+"""Every exception of its own that esazure raises; this docstring is the tree.
 
 * EsAzureError
   * AggregateNotFoundError       nothing is stored under this id (or not up to that version)
@@ -17,7 +17,8 @@
     * StoreMismatchError         the store was created with another layout
   * DispatchError                stored, but not handed to the broker
 
-A message says which stream and what to do. No message holds a payload, a key or a connection string.
+Mistakes in a call (a wrong type, a number out of range) are TypeError and ValueError, as everywhere. A message says
+which stream and what to do. No message holds a payload, a key or a connection string.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ MAX_STREAM_NAME = 480
 """Characters. A Table Storage key holds 512 UTF-16 units, and a stream name is not the whole key."""
 
 MAX_COMMIT_BYTES = 3_670_016
-"""3.5 MiB of UTF-8 payload. An entity group transaction holds 4 MiB: compressed and base64-coded, this always fits."""
+"""3.5 MiB of UTF-8 payload."""
+
+MAX_DENSE_COMMIT_BYTES = 3_100_000
+"""The same after compression: an entity group transaction holds 4 MiB of HTTP body, and bytes travel in base64."""
 
 MAX_METADATA_CHARACTERS = 8_192
 """A commit's metadata as JSON; it also has to fit beside every message."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -37,7 +38,13 @@ from esazure.errors import (
     ReadOnlyAggregateError,
 )
 from esazure.events import Commit, CommitRecord
-from esazure.keys import MAX_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_VERSION, split_stream_name
+from esazure.keys import (
+    MAX_COMMIT_BYTES,
+    MAX_DENSE_COMMIT_BYTES,
+    MAX_METADATA_CHARACTERS,
+    MAX_VERSION,
+    split_stream_name,
+)
 from esazure.ports import ICommitStore, IEventsRepository, IOutbox
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
@@ -213,12 +220,16 @@ def check_limits(record: CommitRecord) -> None:
     """Refuse what some backend could not store, on every backend alike.
 
     Raises:
-        CommitTooLargeError: over 3.5 MiB of payload, 8,192 characters of metadata, or version 9,999,999,998.
+        CommitTooLargeError: over 3.5 MiB of payload (3.1 million bytes once compressed), 8,192 characters of metadata,
+            or version 9,999,999,998.
     """
-    size = len(record.payload.encode())
-    if size > MAX_COMMIT_BYTES:
+    data = record.payload.encode()
+    size, most = len(data), MAX_COMMIT_BYTES
+    if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:
+        size, most = len(zlib.compress(data)), MAX_DENSE_COMMIT_BYTES
+    if size > most:
         raise CommitTooLargeError(
-            f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {MAX_COMMIT_BYTES:,} fit: "
+            f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {most:,} fit: "
             "persist more often, or keep large content outside and its reference in the event"
         )
     if len(record.metadata) > MAX_METADATA_CHARACTERS:

@@ -30,7 +30,8 @@ _log = logging.getLogger("esazure.service")
 class EventsService(IEventsService[A, TId], Generic[A, TId]):
     """Persists through a repository and announces through a producer.
 
-    Without a producer, commits wait in the outbox for somebody else to publish them.
+    Without a producer, commits wait in the outbox for somebody else to publish them; where nobody ever will, make the
+    repository with `outbox=False`, or the rows stay for good.
     """
 
     def __init__(self, repository: IEventsRepository[A, TId], producer: IEventProducer | None = None) -> None:

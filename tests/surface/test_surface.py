@@ -15,9 +15,9 @@ import esazure
 
 PUBLIC = {
     "esazure": """
-        AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Commit CommitTooLargeError ConcurrencyError
-        CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope EventNotStorableError EventsService
-        IEventProducer IEventsRepository IEventsService Integration IntegrationEvent InvalidIdError
+        AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Commit CommitStore CommitTooLargeError
+        ConcurrencyError CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope EventNotStorableError EventsService
+        IEventProducer IEventsRepository IEventsService Integration IntegrationEvent IntegrationMessage InvalidIdError
         ReadOnlyAggregateError RefusedError StoreError StoreMismatchError StoreUnavailableError UnknownEventTypeError
         UnusableAggregateError current_metadata metadata thin whole
     """,

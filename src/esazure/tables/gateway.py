@@ -25,7 +25,7 @@ Operation = tuple[Literal["create", "delete"], Row]
 _AMBIGUOUS = frozenset({408, 429, 500, 502, 503, 504})
 # What a request that never becomes an SDK exception can fail with: a malformed reply, a socket.
 _TRANSPORT = (AzureError, HTTPException, OSError)
-_CONFLICT, _PRECONDITION, _NOT_FOUND, _TOO_LARGE = 409, 412, 404, 413
+_CONFLICT, _PRECONDITION, _NOT_FOUND = 409, 412, 404
 
 
 class RowExistsError(Exception):

@@ -49,6 +49,8 @@ _MARK_ATTEMPTS = 3
 class TableStore(CommitStore):
     """A store in one table of an Azure Storage account, or of Azurite.
 
+    Typically::
+
         async with TableStore.from_connection_string(os.environ["ESAZURE_TABLES"]) as store:
             customers = EventsService(store.events(Customer), producer)
 
@@ -73,8 +75,7 @@ class TableStore(CommitStore):
             credential: as the SDK takes it.
             table: 3 to 63 letters and digits.
             shards: partitions to spread streams over, a power of two up to 256; 64 for a new store. It is stored and
-            never
-                changes: None takes what is there, another number than what is there is refused.
+                never changes: None takes what is there, another than what is there is refused.
             deadline: seconds after which an append without a definite answer raises AppendOutcomeUnknownError.
             clock: stamps commits.
 
