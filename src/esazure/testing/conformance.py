@@ -1,0 +1,46 @@
+"""What every backend promises, as tests that a binding of a few lines inherits (needs esazure[testing]).
+
+    class TestMyStore(CommitStoreConformance):
+        @pytest.fixture
+        async def store(self) -> AsyncIterator[CommitStore]:
+            async with MyStore(...) as store:
+                yield store
+
+        async def overwrite(self, store: MyStore, record: CommitRecord) -> None: ...  # optional, to test damage
+        async def remove(self, store: MyStore, record: CommitRecord) -> None: ...  # optional, to test gaps
+
+A behaviour that all backends share is pinned here and nowhere else. The tests use ids of their own, so a store may be
+shared between them; they run in pytest-asyncio's strict and auto modes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
+for _name in ("repository", "outbox", "content", "store", "producer"):
+    pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
+
+from esazure.testing._content_suite import ContentPromises  # noqa: E402 - see above
+from esazure.testing._counter import Counter  # noqa: E402
+from esazure.testing._outbox_suite import OutboxPromises  # noqa: E402
+from esazure.testing._producer_suite import Broker, EventProducerConformance  # noqa: E402
+from esazure.testing._repository_suite import MakesRepositories, StreamPromises  # noqa: E402
+from esazure.testing._store_suite import StorePromises  # noqa: E402
+
+__all__ = [
+    "Broker",
+    "CommitStoreConformance",
+    "Counter",
+    "EventProducerConformance",
+    "EventsRepositoryConformance",
+    "MakesRepositories",
+]
+
+
+class EventsRepositoryConformance(StreamPromises, OutboxPromises, ContentPromises):
+    """For a repository that is not built on a `CommitStore`: bind the fixture `events`."""
+
+
+class CommitStoreConformance(StorePromises, EventsRepositoryConformance):
+    """For a `CommitStore`: bind the fixture `store`; optionally `overwrite`, `remove` and `fill`."""

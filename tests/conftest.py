@@ -1,0 +1,42 @@
+"""Servers for the tests: one Azurite a run, shared by the xdist workers; Service Bus doubles start inside the tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from esazure.testing.azurite import Azurite, find_azurite
+
+_ENVIRONMENT = "ESAZURE_TABLES"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start Azurite once, in the process that runs the workers, and hand its address on through the environment."""
+    if os.environ.get(_ENVIRONMENT) or hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    if find_azurite() is not None:
+        azurite = Azurite()
+        azurite.__enter__()
+        config.add_cleanup(lambda: azurite.__exit__(None, None, None))
+        os.environ[_ENVIRONMENT] = azurite.connection_string
+        config.add_cleanup(lambda: os.environ.pop(_ENVIRONMENT, None))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not os.environ.get("ESAZURE_TABLES") and find_azurite() is None:
+        terminalreporter.write_line(
+            "AZURITE IS MISSING: every test that needs Table Storage was skipped; `make test` installs it", red=True
+        )
+
+
+@pytest.fixture(scope="session")
+def tables() -> str:
+    """A Table Storage connection string: Azurite's, or the account in ESAZURE_TABLES."""
+    connection_string = os.environ.get(_ENVIRONMENT)
+    if not connection_string:
+        message = "needs Azurite: npm install --prefix .azurite azurite, or set ESAZURE_TABLES"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return connection_string

@@ -1,0 +1,136 @@
+"""Each branch of the three-outcome append, with a scripted service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from esazure import AppendOutcomeUnknownError, ConcurrencyError, StoreError, StoreUnavailableError
+from esazure.events import CommitRecord
+from esazure.tables import append as append_module
+from esazure.tables.append import append
+from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
+from esazure.tables.rows import commit_rows
+
+RECORD = CommitRecord("Counter.a", "mine", 3, 2, "2026-01-01T00:00:00+00:00", "{}", 'A {}\nA {"secret":1}')
+OPERATIONS: list[Operation] = [("create", row) for row in commit_rows(RECORD, "00")]
+
+
+class Script(ITableGateway):
+    """Answers in turn; an answer is None (applied), an exception, or for a query the rows."""
+
+    def __init__(self, *submits: Exception | None, queries: Sequence[Exception | list[dict[str, Any]]] = ()) -> None:
+        self.submits = list(submits)
+        self.queries = list(queries)
+        self.sent: list[Sequence[Operation]] = []
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def submit(self, operations: Sequence[Operation]) -> None:
+        self.sent.append(operations)
+        answer = self.submits.pop(0)
+        if answer is not None:
+            raise answer
+
+    async def query(self, partition: str, low: str, high: str) -> list[Mapping[str, Any]]:
+        self.asked.append((partition, low, high))
+        answer = self.queries.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_module, "FIRST_PAUSE", 0.0)
+
+
+async def run(script: Script, deadline: float = 5.0) -> None:
+    await append(script, RECORD, "00", OPERATIONS, deadline=deadline)
+    assert not script.submits
+    assert not script.queries
+
+
+async def test_applied_at_once_is_one_request() -> None:
+    script = Script(None)
+    await run(script)
+    assert len(script.sent) == 1
+    assert not script.asked
+
+
+async def test_no_answer_sends_the_same_rows_again() -> None:
+    script = Script(OutcomeUnknownError(), OutcomeUnknownError(), None)
+    await run(script)
+    assert [sent is OPERATIONS for sent in script.sent] == [True, True, True]
+
+
+async def test_a_taken_slot_with_our_commit_id_is_our_own_write() -> None:
+    script = Script(OutcomeUnknownError(), RowExistsError(), queries=[[{"cid": "mine", "n": 2}]])
+    await run(script)
+    assert script.asked == [("00", "e.Counter.a.9999999996", "e.Counter.a.9999999996")]
+
+
+async def test_a_taken_slot_with_another_commit_id_is_a_conflict_even_at_the_first_attempt() -> None:
+    script = Script(RowExistsError(), queries=[[{"cid": "theirs", "n": 5}]])
+    with pytest.raises(ConcurrencyError, match=r"Counter\.a is at version 7, this copy was loaded at 2") as caught:
+        await run(script)
+    assert (caught.value.expected, caught.value.actual) == (2, 7)
+
+
+async def test_a_conflict_after_lost_answers_is_still_a_conflict() -> None:
+    script = Script(OutcomeUnknownError(), RowExistsError(), queries=[[{"cid": "theirs"}]])
+    with pytest.raises(ConcurrencyError, match="has moved on"):
+        await run(script)
+
+
+async def test_a_read_back_that_fails_is_tried_again_until_it_answers() -> None:
+    script = Script(
+        RowExistsError(), RowExistsError(), queries=[StoreUnavailableError("away"), [{"cid": "mine", "n": 2}]]
+    )
+    await run(script)
+
+
+async def test_a_slot_that_is_taken_and_empty_is_unknown() -> None:
+    with pytest.raises(AppendOutcomeUnknownError):
+        await run(Script(RowExistsError(), queries=[[]]))
+
+
+async def test_a_definite_refusal_at_first_is_passed_on() -> None:
+    with pytest.raises(StoreError, match="not allowed"):
+        await run(Script(StoreError("not allowed")))
+
+
+async def test_a_refusal_after_a_lost_answer_is_unknown() -> None:
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
+        await run(Script(OutcomeUnknownError(), StoreError("not allowed")))
+    assert (caught.value.expected, caught.value.commit_id) == (2, "mine")
+
+
+async def test_silence_until_the_deadline_is_unknown_and_takes_no_longer() -> None:
+    class Silent(Script):
+        async def submit(self, operations: Sequence[Operation]) -> None:
+            await asyncio.sleep(60)
+
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
+        await run(Silent(), deadline=0.2)
+    assert 0.19 <= asyncio.get_running_loop().time() - started < 5
+    assert "secret" not in str(caught.value)
+
+
+async def test_the_wait_the_service_asks_for_is_kept() -> None:
+    started = asyncio.get_running_loop().time()
+    await run(Script(OutcomeUnknownError(retry_after=0.2), None))
+    assert asyncio.get_running_loop().time() - started >= 0.19
+
+
+async def test_cancelling_goes_through_at_once() -> None:
+    task = asyncio.create_task(
+        append(Script(OutcomeUnknownError(retry_after=60)), RECORD, "00", OPERATIONS, deadline=90)
+    )
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,300 @@
+"""Recording, declaring and refusing."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, NewType
+from uuid import UUID, uuid4
+
+import pytest
+from typing_extensions import TypeAliasType, TypeVar
+
+from esazure import AggregateRoot, DomainEvent, InvalidIdError, UnknownEventTypeError, UnusableAggregateError
+from esazure.aggregate import as_class, replay, state_of, stream_of
+from esazure.codec import EventCodec
+from esazure.errors import CorruptStreamError
+from esazure.testing._counter import Counter, CounterEvent, Emptied, Gauge, Incremented, Kept, Noted, commit_of
+
+E = TypeVar("E", bound=DomainEvent)
+Id = TypeVar("Id", bound=UUID | str)
+OtherE = TypeVar("OtherE", bound=DomainEvent)
+CustomerId = NewType("CustomerId", str)
+OrderId = NewType("OrderId", UUID)
+Alias = TypeAliasType("Alias", Incremented | Noted)
+
+
+class Base(AggregateRoot[E, str], Generic[E]):
+    """A team's own base class, still generic."""
+
+    def when(self, event: E) -> None: ...
+
+
+class BaseWithAnyId(AggregateRoot[E, Id], Generic[Id, E]):
+    """The same with both parameters, in another order."""
+
+    def when(self, event: E) -> None: ...
+
+
+class BaseOfBase(Base[OtherE], Generic[OtherE]):
+    """One more floor, with a type variable of its own."""
+
+
+class Explosive(AggregateRoot[Incremented | Noted | Emptied, str]):
+    """Half-changes its state, then fails, at `Noted`; records inside `when` at `Emptied`."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.total = 0
+
+    def when(self, event: Incremented | Noted | Emptied) -> None:
+        self.total += 1
+        if isinstance(event, Noted):
+            raise ZeroDivisionError
+        if isinstance(event, Emptied):
+            self.record(Incremented(by=1))
+
+
+def test_recording_applies_the_event_and_counts_it() -> None:
+    counter = Counter("c")
+    assert (counter.version, counter.pending) == (0, ())
+    counter.note("a")
+    counter.increment(2)
+    assert (counter.version, counter.notes, counter.total) == (2, ["a"], 2)
+    assert counter.pending == (Noted(text="a"), Incremented(by=2))
+    assert repr(counter) == "<Counter c at version 2, 2 pending>"
+
+
+def test_an_event_whose_when_fails_is_not_recorded_and_the_copy_is_unusable() -> None:
+    aggregate = Explosive("e")
+    aggregate.record(Incremented(by=1))
+    with pytest.raises(ZeroDivisionError):
+        aggregate.record(Noted(text="payload-marker"))
+    assert (aggregate.version, aggregate.pending) == (1, (Incremented(by=1),))
+    with pytest.raises(UnusableAggregateError, match="half changed; load it again") as caught:
+        aggregate.record(Incremented(by=1))
+    assert "payload-marker" not in str(caught.value)
+    assert (aggregate.version, aggregate.total) == (1, 2)
+
+
+def test_recording_inside_when_is_refused_and_nothing_is_recorded() -> None:
+    aggregate = Explosive("e")
+    with pytest.raises(UnusableAggregateError, match="must not record"):
+        aggregate.record(Emptied())
+    assert (aggregate.version, aggregate.pending) == (0, ())
+
+
+def test_an_undeclared_event_is_refused_before_it_is_applied() -> None:
+    gauge = Gauge(uuid4())
+    with pytest.raises(UnknownEventTypeError) as caught:
+        gauge.record(Noted(text="payload-marker"))  # type: ignore[arg-type]
+    assert (caught.value.name, caught.value.known) == ("Noted", ("Incremented",))
+    assert "payload-marker" not in str(caught.value)
+    gauge.record(Incremented(by=1))
+    assert gauge.version == 1
+
+
+def test_another_class_under_a_declared_name_is_refused() -> None:
+    class Impostor(Noted):
+        event_type = "Noted"
+
+    counter = Counter("c")
+    with pytest.raises(UnknownEventTypeError):
+        counter.record(Impostor(text="a"))
+    assert counter.pending == ()
+
+
+@pytest.mark.parametrize("id", ["3f2a1c9e-0d4b-4c55-9d0a-3b1c2d4e5f60", 1, None, b"a"])
+def test_an_id_of_another_type_is_refused(id: Any) -> None:
+    with pytest.raises(InvalidIdError, match="Gauge ids are UUID"):
+        Gauge(id)
+
+
+def test_a_uuid_is_not_a_text_id() -> None:
+    with pytest.raises(InvalidIdError, match="Counter ids are str, not UUID"):
+        Counter(uuid4())  # type: ignore[arg-type]
+
+
+def test_the_id_and_what_is_pending_cannot_be_replaced() -> None:
+    counter = Counter("c")
+    for name in ("id", "version", "pending"):
+        with pytest.raises(AttributeError):
+            setattr(counter, name, "x")
+
+
+def test_events_and_id_type_are_read_from_the_type_parameters() -> None:
+    assert list(Counter.event_types) == ["Incremented", "Noted", "Kept", "Emptied"]
+    assert (Counter.id_type, Gauge.id_type) == (str, UUID)
+
+
+def test_a_subclass_inherits_the_declaration_under_a_name_of_its_own() -> None:
+    class Sub(Counter):
+        pass
+
+    assert Sub.event_types == Counter.event_types
+    assert (Sub.id_type, Sub.aggregate_type) == (str, "Sub")
+
+
+def test_generic_bases_of_a_team_resolve_to_what_is_given_at_last() -> None:
+    class One(Base[Noted]):
+        pass
+
+    class Two(BaseOfBase[Noted | Incremented]):
+        pass
+
+    class Three(BaseWithAnyId[UUID, Noted]):
+        pass
+
+    class Four(One):
+        pass
+
+    class Mixin:
+        pass
+
+    class Five(Mixin, Base[Kept]):
+        pass
+
+    assert (dict(One.event_types), One.id_type) == ({"Noted": Noted}, str)
+    assert (dict(Two.event_types), Two.id_type) == ({"Noted": Noted, "Incremented": Incremented}, str)
+    assert (dict(Three.event_types), Three.id_type) == ({"Noted": Noted}, UUID)
+    assert dict(Four.event_types) == {"Noted": Noted}
+    assert dict(Five.event_types) == {"Kept": Kept}
+    assert dict(Base.event_types) == {}
+
+
+def test_new_types_of_uuid_and_str_are_ids() -> None:
+    class Customer(AggregateRoot[Noted, CustomerId]):
+        def when(self, event: Noted) -> None: ...
+
+    class Order(AggregateRoot[Noted, OrderId]):
+        def when(self, event: Noted) -> None: ...
+
+    assert (Customer.id_type, Order.id_type) == (str, UUID)
+    assert Customer(CustomerId("c")).id == "c"
+
+
+def test_a_named_union_is_unwrapped() -> None:
+    class Aliased(AggregateRoot[Alias, str]):  # type: ignore[type-var]
+        def when(self, event: Any) -> None: ...
+
+    assert dict(Aliased.event_types) == {"Incremented": Incremented, "Noted": Noted}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ((Noted, int), "ids are UUID or str"),
+        ((int, str), "not an event class"),
+        ((DomainEvent, str), "not an event class"),
+        ((Noted | None, str), "not an event class"),
+    ],
+)
+def test_wrong_type_parameters_are_refused_at_the_class(parameters: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+
+        class Wrong(AggregateRoot[parameters]):  # type: ignore[misc, valid-type, type-arg]
+            pass
+
+
+def test_a_class_without_events_is_refused() -> None:
+    with pytest.raises(TypeError, match="say which events"):
+
+        class Bare(AggregateRoot):  # type: ignore[type-arg]
+            pass
+
+    with pytest.raises(TypeError, match="declares no events"):
+        as_class(Base)
+    for nonsense in (int, Counter("c"), stream_of):
+        with pytest.raises(TypeError, match="give the aggregate class itself"):
+            as_class(nonsense)  # type: ignore[arg-type]
+
+
+def test_two_events_under_one_stored_name_are_refused() -> None:
+    class Renamed(DomainEvent):
+        event_type = "Noted"
+
+    with pytest.raises(TypeError, match="both stored as 'Noted'"):
+
+        class Ambiguous(AggregateRoot[Noted | Renamed, str]):
+            def when(self, event: Noted | Renamed) -> None: ...
+
+
+def test_stored_names_are_the_class_names_unless_pinned() -> None:
+    class Fresh(DomainEvent):
+        pass
+
+    class Pinned(DomainEvent):
+        event_type: ClassVar[str] = "shop.order-placed:v2"
+
+    class Derived(Pinned):
+        pass
+
+    class Renamed(Counter):
+        aggregate_type = "Counter-v0"
+
+    assert (Fresh.event_type, Pinned.event_type, Derived.event_type) == ("Fresh", "shop.order-placed:v2", "Derived")
+    assert Renamed.aggregate_type == "Counter-v0"
+    assert "event_type" not in Pinned.model_fields
+
+
+@pytest.mark.parametrize("name", ["", "1st", "has blank", "a/b", "a\n", "x" * 129, "\ud800", 5, None])
+def test_a_name_that_cannot_be_stored_is_refused_at_the_class(name: Any) -> None:
+    with pytest.raises(TypeError, match="stored name"):
+        type("Odd", (DomainEvent,), {"event_type": name, "__annotations__": {"event_type": ClassVar[str]}})
+    with pytest.raises(TypeError, match="stored name"):
+        type("Odd", (Counter,), {"aggregate_type": name})
+
+
+def test_events_are_frozen_and_refuse_unknown_fields_nan_and_quoting() -> None:
+    noted = Noted(text="a")
+    with pytest.raises(ValueError, match="frozen"):
+        noted.text = "b"  # type: ignore[misc]
+    with pytest.raises(ValueError, match="extra_forbidden") as caught:
+        Noted(text="a", more="payload-marker")  # type: ignore[call-arg]
+    assert "payload-marker" not in str(caught.value)
+
+    class Measured(DomainEvent):
+        value: float
+
+    with pytest.raises(ValueError, match="finite"):
+        Measured(value=float("nan"))
+
+
+def counter_codec() -> EventCodec[Any]:
+    return EventCodec(Counter.event_types)
+
+
+def test_replaying_stops_at_the_version_that_was_asked_for() -> None:
+    counter = Counter("c")
+    commits = [commit_of("Counter.c", 1, "a"), commit_of("Counter.c", 2, "b", "c")]
+    replay(counter, commits, counter_codec(), to=2)
+    assert (counter.notes, counter.version, counter.pending) == (["a", "b"], 2, ())
+
+
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_replaying_a_gap_or_an_overlap_is_refused(first: int) -> None:
+    commits = [commit_of("Counter.c", 1, "a"), commit_of("Counter.c", first, "b")]
+    with pytest.raises(CorruptStreamError, match="rows were removed"):
+        replay(Counter("c"), commits, counter_codec(), to=None)
+
+
+def test_a_when_that_refuses_a_stored_event_is_a_corrupt_stream() -> None:
+    explosive = Explosive("e")
+    with pytest.raises(CorruptStreamError, match=r"Explosive\.when refused the stored Noted of version 1") as caught:
+        replay(explosive, [commit_of("Explosive.e", 1, "payload-marker")], EventCodec(Explosive.event_types), to=None)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert "payload-marker" not in str(caught.value)
+
+
+def test_recording_while_replaying_is_refused() -> None:
+    class Echo(AggregateRoot[CounterEvent, str]):
+        def when(self, event: CounterEvent) -> None:
+            self.record(Incremented(by=1))
+
+    with pytest.raises(CorruptStreamError, match="Unusable"):
+        replay(Echo("e"), [commit_of("Echo.e", 1, "a")], EventCodec(Echo.event_types), to=None)
+
+
+def test_two_aggregates_share_nothing() -> None:
+    one, another = Counter("c"), Counter("c")
+    one.note("a")
+    assert state_of(one) is not state_of(another)
+    assert (another.version, another.pending, another.notes) == (0, (), [])

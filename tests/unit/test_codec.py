@@ -1,0 +1,245 @@
+"""Events to text and back: what is stored, what is refused, and what no message may quote."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, Field, computed_field, field_validator, model_validator
+
+from esazure import CorruptStreamError, DomainEvent, EventNotStorableError, UnknownEventTypeError
+from esazure.codec import EventCodec
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Money(BaseModel):
+    amount: Decimal
+    ratio: float = 1.0
+
+
+class Rich(DomainEvent):
+    id: UUID
+    at: datetime
+    day: date
+    price: Money
+    colour: Colour
+    wait: timedelta
+    raw: bytes
+    tags: frozenset[str]
+    pair: tuple[int, str]
+    maybe: int | None = None
+
+
+class Named(DomainEvent):
+    event_type = "person-named:v1"
+    first_name: str = Field(alias="firstName")
+
+
+class Measured(DomainEvent):
+    price: Money
+
+
+class Anything(DomainEvent):
+    value: Any = None
+
+
+RICH = Rich(
+    id=UUID(int=7),
+    at=datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=UTC),
+    day=date(2024, 2, 29),
+    price=Money(amount=Decimal("10.10")),
+    colour=Colour.RED,
+    wait=timedelta(days=-1, microseconds=1),
+    raw="na\u00efve".encode(),
+    tags=frozenset({"a"}),
+    pair=(1, "x"),
+)
+
+
+def codec(*event_types: type[DomainEvent]) -> EventCodec[Any]:
+    return EventCodec({event_type.event_type: event_type for event_type in event_types})
+
+
+def test_a_line_is_the_stored_name_a_blank_and_the_json() -> None:
+    assert codec(Anything).encode("s", Anything(value=["\n", "\u2028"])) == 'Anything {"value":["\\n","\u2028"]}'
+
+
+def test_rich_types_come_back_equal() -> None:
+    its = codec(Rich)
+    line = its.encode("s", RICH)
+    assert "\n" not in line
+    assert its.decode("s", 1, line) == RICH
+
+
+def test_pinned_names_and_aliases_are_what_is_stored() -> None:
+    its = codec(Named)
+    event = Named(firstName="Ada")
+    assert its.encode("s", event) == 'person-named:v1 {"firstName":"Ada"}'
+    assert its.decode("s", 1, 'person-named:v1 {"firstName":"Ada"}') == event
+
+
+def test_older_shapes_are_read_through_a_validator_of_the_event() -> None:
+    class Moved(DomainEvent):
+        street: str
+        country: str
+
+        @model_validator(mode="before")
+        @classmethod
+        def upcast(cls, data: Any) -> Any:
+            return {"country": "DE", **data}
+
+    assert codec(Moved).decode("s", 1, 'Moved {"street":"x"}') == Moved(street="x", country="DE")
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "os.system", "builtins.eval", "antigravity", "esazure.tables", "__main__"]
+)
+def test_a_stored_name_never_chooses_what_is_imported(name: str) -> None:
+    before = set(sys.modules)
+    with pytest.raises(UnknownEventTypeError) as caught:
+        codec(Anything).decode("s", 1, f'{name} {{"value":"payload-marker"}}')
+    assert caught.value.name == name
+    assert set(sys.modules) == before
+    assert "payload-marker" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        [float("-inf")],
+        {"a": {"b": float("nan")}},
+        "\ud800",
+        ["\udfff"],
+        {"\ud800": 1},
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_what_json_cannot_say_is_refused(value: Any, *, seen_before: bool) -> None:
+    its = codec(Anything)
+    if seen_before:
+        its.encode("s", Anything(value=1))
+    with pytest.raises(EventNotStorableError, match="s: Anything cannot be stored"):
+        its.encode("s", Anything.model_construct(value=value))
+
+
+def test_configuration_holds_for_a_class_nobody_used_before() -> None:
+    class Untouched(DomainEvent):
+        value: Any = None
+
+    its = codec(Untouched)  # before the class has built its schema
+    its.encode("s", Untouched(value=1))
+    with pytest.raises(EventNotStorableError):
+        its.encode("s", Untouched(value=[float("nan")]))
+
+
+def test_nan_in_a_model_inside_the_event_is_refused() -> None:
+    its = codec(Measured)
+    its.encode("s", Measured(price=Money(amount=Decimal(1))))
+    with pytest.raises(EventNotStorableError):
+        its.encode("s", Measured(price=Money(amount=Decimal(1), ratio=float("nan"))))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[[[]]] * 2_000, 10**5_000, "x" * 10_000],
+    ids=["many brackets", "digits beyond what a parser takes", "long"],
+)
+def test_suspicious_lines_are_read_back_before_they_are_stored(value: Any) -> None:
+    its = codec(Anything)
+    its.encode("s", Anything(value=1))
+    try:
+        line = its.encode("s", Anything.model_construct(value=value))
+    except EventNotStorableError:
+        assert value == 10**5_000
+    else:
+        assert its.decode("s", 1, line).value == value
+
+
+@pytest.mark.parametrize("depth", [150, 180, 199, 200, 201, 254, 255, 256, 300, 1_000])
+def test_depth_is_either_refused_or_comes_back(depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    its = codec(Anything)
+    its.encode("s", Anything(value=1))  # the first of its type is always read back; the others only when in doubt
+    try:
+        line = its.encode("s", Anything.model_construct(value=value))
+    except EventNotStorableError:
+        assert depth > 150
+    else:
+        assert its.decode("s", 1, line).value == value
+
+
+def test_an_event_that_its_own_class_would_not_read_is_refused_at_once() -> None:
+    class Computed(DomainEvent):
+        a: int
+
+        @computed_field
+        def b(self) -> int:
+            return self.a + 1
+
+    with pytest.raises(EventNotStorableError, match="extra_forbidden"):
+        codec(Computed).encode("s", Computed(a=1))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'Anything {"value":"payload-marker',
+        'Anything {"payload-marker":1}',
+        'Anything ["payload-marker"]',
+        'Anything {"value":1}payload-marker',
+        "Anything \x00payload-marker",
+        "Anything  {\"value\":'payload-marker'}",
+        '{"value":"payload-marker"}',
+        'Anything\t{"value":"payload-marker"}',
+        "Rich {}",
+        'Rich {"id":"payload-marker","price":{"payload-marker":1},"colour":"payload-marker"}',
+        "",
+        " ",
+    ],
+)
+def test_damage_is_an_error_without_its_text(line: str) -> None:
+    with pytest.raises(CorruptStreamError, match=r"s: version 7") as caught:
+        codec(Anything, Rich).decode("s", 7, line)
+    assert "payload-marker" not in str(caught.value) + repr(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, ValueError, AttributeError, RecursionError])
+def test_a_validator_of_the_event_that_fails_is_a_corrupt_stream(error: type[Exception]) -> None:
+    class Fussy(DomainEvent):
+        text: str
+
+        @field_validator("text")
+        @classmethod
+        def check(cls, text: str) -> str:
+            if text == "payload-marker":
+                raise error(text)
+            return text
+
+    with pytest.raises(CorruptStreamError) as caught:
+        codec(Fussy).decode("s", 1, 'Fussy {"text":"payload-marker"}')
+    assert "payload-marker" not in str(caught.value)
+
+
+@pytest.mark.parametrize("json", ["NaN", "[Infinity]", "1e999", "-1e999"])
+def test_numbers_that_json_does_not_have_are_refused_where_a_float_is_declared(json: str) -> None:
+    class Typed(DomainEvent):
+        value: float | list[float]
+
+    with pytest.raises(CorruptStreamError):
+        codec(Typed).decode("s", 1, f'Typed {{"value":{json}}}')

@@ -1,0 +1,199 @@
+"""Do the conformance suites bite? Plants bugs into copies of the in-memory backend and expects each to be found.
+
+    python tools/plant_bugs.py
+
+A bug is a textual patch of one module. A patch that no longer applies, or that breaks more than promises, is an error
+of this tool: bring it up to date. The exit code is 0 when every bug was found.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+_ROOT = Path(__file__).resolve().parent.parent
+# Fast to start: no plugin but the one that is needed, and no explanations of failures, which are wanted here. Generated
+# payloads are left out: every bug is to be found by a promise that somebody wrote down.
+_SETTINGS = """[pytest]
+addopts = -x -q --tb=line --assert=plain --import-mode=importlib -p no:cacheprovider -p pytest_asyncio.plugin
+    -k "not test_any_json_comes_back"
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+"""
+_NOT_THE_INSTALLED_ONE = """
+from pathlib import Path
+import esazure
+assert Path(esazure.__file__).is_relative_to(Path(__file__).parent), esazure.__file__
+"""
+
+
+class Bug(NamedTuple):
+    """One careless line: in `module`, `right` became `wrong`."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+
+
+BUGS = (
+    Bug("no version check", "memory", "if version != record.expected_version:", "if False:"),
+    Bug(
+        "own write seen as a conflict", "memory", "if any(stored.commit_id == record.commit_id for", "if any(False for"
+    ),
+    Bug(
+        "a rival's commit taken for the own",
+        "memory",
+        "if any(stored.commit_id == record.commit_id for",
+        "if any(True for",
+    ),
+    Bug("only the last commit recognised as own", "memory", "for stored in stream):", "for stored in stream[-1:]):"),
+    Bug("no outbox row", "memory", "if outbox:", "if False:"),
+    Bug("outbox row unasked", "memory", "if outbox:", "if True:"),
+    Bug(
+        "a conflict takes the winner's outbox row",
+        "memory",
+        "            raise ConcurrencyError(",
+        "            self._outbox[record.stream].discard(record.first_version)\n            raise ConcurrencyError(",
+    ),
+    Bug(
+        "a repeated insert brings a published commit back into the outbox",
+        "memory",
+        "                return\n",
+        "                self._outbox[record.stream].add(record.first_version)\n                return\n",
+    ),
+    Bug("mark_published removes all", "memory", ".discard(record.first_version)", ".clear()"),
+    Bug("mark_published removes nothing", "memory", ".discard(record.first_version)", ".copy()"),
+    Bug("unpublished looks past the version", "memory", " and record.first_version < before_version", ""),
+    Bug(
+        "unpublished newest first",
+        "memory",
+        "in self._streams.get(stream, [])",
+        "in self._streams.get(stream, [])[::-1]",
+    ),
+    Bug(
+        "versions sorted as text",
+        "memory",
+        "for record in records if",
+        "for record in sorted(records, key=lambda record: str(record.first_version)) if",
+    ),
+    Bug("to_version off by one", "memory", "record.first_version <= to_version", "record.first_version < to_version"),
+    Bug(
+        "the store's own list handed out",
+        "memory",
+        "        return [record for record in records if",
+        "        return records if to_version is None else [record for record in records if",
+    ),
+    Bug("a store_id for every call", "memory", "return self._store_id", "return uuid4()"),
+    Bug("messages newest first", "memory", "self.messages.extend(messages_of(", "self.messages[:0] = (messages_of("),
+    Bug("ids that differ in case share a stream", "keys", "    return name\n", "    return name.lower()\n"),
+    Bug(
+        "ids are normalised",
+        "keys",
+        "data = text.encode()",
+        "data = __import__('unicodedata').normalize('NFC', text).encode()",
+    ),
+    Bug(
+        "ids are cut", "keys", "    if len(name) > MAX_STREAM_NAME:", "    name = name[:MAX_STREAM_NAME]\n    if False:"
+    ),
+    Bug(
+        "pending cleared by a conflict",
+        "repository",
+        "            state.in_doubt = None",
+        "            state.pending.clear()",
+    ),
+    Bug("an unknown id is an empty aggregate", "repository", "        if not records:\n", "        if False:\n"),
+    Bug(
+        "the last event of a commit is dropped",
+        "repository",
+        "recorded = tuple(state.pending)",
+        "recorded = tuple(state.pending[: max(1, len(state.pending) - 1)])",
+    ),
+    Bug(
+        "one live aggregate for all",
+        "repository",
+        "            state_of(aggregate).read_only = True\n        return aggregate",
+        "            state_of(aggregate).read_only = True\n            return aggregate\n"
+        "        return self.__dict__.setdefault(stream, aggregate)",
+    ),
+    Bug("metadata lost", "repository", "metadata=metadata_json,", 'metadata="{}",'),
+    Bug(
+        "occurred_at is the time of reading",
+        "repository",
+        "datetime.fromisoformat(record.occurred_at)",
+        "self._clock()",
+    ),
+    Bug("copies of the past can be persisted", "repository", "if state.read_only:", "if False:"),
+    Bug("size counted in characters", "repository", "size, most = len(data), ", "size, most = len(record.payload), "),
+    Bug("gaps loaded over", "aggregate", "record.first_version != version + 1 or ", ""),
+    Bug("commits of the wrong length accepted", "aggregate", " or record.count != len(lines)", ""),
+    Bug(
+        "a version is rounded up to its commit",
+        "aggregate",
+        "                if version == to:",
+        "                if False:",
+    ),
+    Bug("NaN is stored", "codec", "if name not in self._proven or _could_exceed_a_parser(json):", "if False:"),
+    Bug("damage is quoted", "codec", "cannot be read: {_reasons(error)}", "cannot be read: {json}"),
+    Bug(
+        "private events published",
+        "integration",
+        "        if public is None:",
+        "        public = public or whole(envelope, payload)\n        if public is None:",
+    ),
+    Bug("a lane for every version", "integration", "session_id=lane,", "session_id=str(envelope.version),"),
+    Bug("message ids ignore the store", "integration", "uuid5(commit.store_id,", "uuid5(type(commit.store_id)(int=0),"),
+    Bug("metadata not announced", "integration", "                    **commit.metadata,\n", ""),
+    Bug("oversize not refused", "integration", "        if message.size > max_message_bytes:", "        if False:"),
+)
+
+
+def outcome(bug: Bug | None, suite: Path) -> str:
+    """Run the suite against the bug: `killed`, `SURVIVED`, or what went wrong. Without a bug `passed` is expected."""
+    with TemporaryDirectory() as directory:
+        copy = Path(directory)
+        ignored = shutil.ignore_patterns("__pycache__", "servicebus", "tables")
+        shutil.copytree(_ROOT / "src" / "esazure", copy / "esazure", ignore=ignored)
+        if bug is not None:
+            module = copy / "esazure" / f"{bug.module}.py"
+            text = module.read_text(encoding="utf-8")
+            if text.count(bug.right) != 1:
+                return f"ERROR: the patch matches {text.count(bug.right)} places in {bug.module}.py, not one"
+            module.write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
+        (copy / "pytest.ini").write_text(_SETTINGS, encoding="utf-8")
+        (copy / "conftest.py").write_text(_NOT_THE_INSTALLED_ONE, encoding="utf-8")
+        shutil.copy(suite, copy / "test_suite.py")
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "test_suite.py"],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if run.returncode not in (0, 1) or " error" in run.stdout.splitlines()[-1]:
+        return f"ERROR: pytest ended with {run.returncode}:\n{run.stdout[-2_000:]}{run.stderr[-2_000:]}"
+    if bug is None:
+        return "passed" if run.returncode == 0 else f"ERROR: without a bug the suite fails:\n{run.stdout[-2_000:]}"
+    return "killed" if run.returncode == 1 else "SURVIVED"
+
+
+def main(bugs: Sequence[Bug] = BUGS, suite: Path = _ROOT / "tests" / "conformance" / "test_memory.py") -> int:
+    """Plant each bug and print what came of it; the number of bugs that were not found is the exit code."""
+    planted: list[Bug | None] = [None, *bugs]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
+        outcomes = list(workers.map(lambda bug: outcome(bug, suite), planted))
+    for bug, what in zip(planted, outcomes, strict=True):
+        print(f"{what:9} {'(no bug planted)' if bug is None else f'{bug.module}: {bug.name}'}")
+    return sum(what not in ("killed", "passed") for what in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
