@@ -1,0 +1,620 @@
+"""What `SqliteStore` promises beyond the conformance suite: files, locks, threads, and errors told apart by code."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from esazure.aggregate import AggregateRoot
+from esazure.errors import (
+    AppendOutcomeUnknownError,
+    ConcurrencyError,
+    CorruptStreamError,
+    StoreError,
+    StoreMismatchError,
+    StoreUnavailableError,
+)
+from esazure.events import CommitRecord, DomainEvent
+from esazure.sqlite import SqliteStore, _prepare
+
+STREAM = "Diary.one"
+MARKER = "payload-marker"
+
+
+class Noted(DomainEvent):
+    text: str
+
+
+class Diary(AggregateRoot[Noted, str]):
+    def when(self, event: Noted) -> None:
+        pass
+
+
+def commit(first_version: int = 1, *, stream: str = STREAM) -> CommitRecord:
+    payload = f'Noted {{"text":"{MARKER}"}}'
+    return CommitRecord(stream, uuid4().hex, first_version, 1, "2026-01-02T03:04:05+00:00", "{}", payload)
+
+
+def diary() -> Diary:
+    it = Diary("one")
+    it.record(Noted(text=MARKER))
+    return it
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(file: Path) -> AsyncIterator[SqliteStore]:
+    async with SqliteStore(file, busy_timeout=0.2) as store:
+        yield store
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[Callable[[], None]]:
+    """Somebody else's write transaction; to SQLite every other connection is somebody else."""
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield lambda: db.execute("ROLLBACK").close()
+
+
+def change(file: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute(statement, values)
+
+
+async def on_writer(store: SqliteStore, statement: str) -> Any:
+    assert store._writer is not None
+    return await store._writer.run(None, lambda db: db.execute(statement).fetchall())
+
+
+def content_of(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def files_in(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("esazure-sqlite") for thread in threading.enumerate())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not done():  # noqa: ASYNC110 - a thread's end is no event
+            await asyncio.sleep(0.005)
+
+
+class TestOpening:
+    async def test_what_was_stored_is_there_after_closing_and_opening_again(self, file: Path) -> None:
+        async with SqliteStore(file) as store:
+            store_id = store.store_id
+            commits = [commit(1), commit(2), commit(3)]
+            for one in commits:
+                await store.insert(one, outbox=True)
+            await store.mark_published(commits[0])
+        async with store:  # the same object
+            assert list(await store.read(STREAM)) == commits
+        async with SqliteStore(file) as again:
+            assert again.store_id == store_id
+            assert list(await again.read(STREAM)) == commits
+            assert list(await again.unpublished(STREAM, before_version=9)) == commits[1:]
+
+    async def test_closing_leaves_one_file_and_no_thread(self, tmp_path: Path, file: Path) -> None:
+        async with SqliteStore(file) as store:
+            await store.insert(commit(), outbox=True)
+            await store.read(STREAM)
+            assert threads() == 2
+        await until(lambda: threads() == 0)
+        assert files_in(tmp_path) == [file]
+
+    async def test_a_relative_path_means_the_directory_of_its_construction(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        store = SqliteStore("here.db")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        async with store:
+            assert (tmp_path / "here.db").exists()
+
+    async def test_the_clock_stamps_commits(self, file: Path) -> None:
+        then = datetime(2020, 2, 29, tzinfo=UTC)
+        async with SqliteStore(file, clock=lambda: then) as store:
+            stored = await store.events(Diary).append(diary())
+        assert stored is not None
+        assert stored.occurred_at == then
+
+    @pytest.mark.parametrize("path", [":memory:", ""])
+    def test_a_database_in_memory_is_refused(self, path: str) -> None:
+        with pytest.raises(ValueError, match="InMemoryStore"):
+            SqliteStore(path)
+
+    async def test_many_may_create_the_same_file_at_once(self, tmp_path: Path) -> None:
+        for round_ in range(6):
+            stores = [SqliteStore(tmp_path / f"{round_}.db") for _ in range(8)]
+            await asyncio.gather(*[store.__aenter__() for store in stores])
+            try:
+                assert len({store.store_id for store in stores}) == 1
+                await asyncio.gather(
+                    *[store.insert(commit(stream=f"A.{n}"), outbox=True) for n, store in enumerate(stores)]
+                )
+            finally:
+                for store in stores:
+                    await store.__aexit__()
+
+    async def test_a_file_that_another_process_creates_while_it_is_looked_at_is_not_taken_for_somebody_elses(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks: list[str] = []
+
+        class Overtaken(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                if "sqlite_master" in sql or sql == "PRAGMA application_id":
+                    looks.append(sql)
+                    if len(looks) == 2:
+                        with closing(connect(file, isolation_level=None)) as other:
+                            ids.append(_prepare(other, file, 1))
+                return super().execute(sql, *parameters)
+
+        connect, ids = sqlite3.connect, list[UUID]()
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Overtaken))
+        async with SqliteStore(file) as store:
+            assert [store.store_id] == ids
+
+    async def test_a_file_that_was_created_and_not_yet_switched_to_the_log_is_waited_for(self, file: Path) -> None:
+        await created(file)
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("PRAGMA journal_mode = DELETE")
+            with locked(file) as release:
+                with pytest.raises(StoreUnavailableError):
+                    await SqliteStore(file, busy_timeout=0.1).__aenter__()
+                asyncio.get_running_loop().call_later(0.2, release)
+                async with SqliteStore(file) as store:
+                    await store.insert(commit(), outbox=True)
+
+    async def test_the_connections_are_closed_one_after_the_other_so_that_the_last_can_tidy_up(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[str] = []
+
+        class Slow(sqlite3.Connection):
+            def close(self) -> None:
+                seen.append("begin")
+                time.sleep(0.05)
+                super().close()
+                seen.append("end")
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Slow))
+        async with SqliteStore(file) as store:
+            await store.read(STREAM)
+        assert seen == ["begin", "end"] * 2
+
+    async def test_opening_it_twice_is_refused(self, store: SqliteStore) -> None:
+        with pytest.raises(StoreError, match="already open"):
+            await store.__aenter__()
+        assert await store.read(STREAM) == []
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_store_that_is_not_open_says_so(self, file: Path, opened: bool) -> None:  # noqa: FBT001 - a parameter
+        store = SqliteStore(file)
+        if opened:
+            async with store:
+                pass
+            await store.__aexit__()  # closing again is fine
+        else:
+            with pytest.raises(StoreError, match="is not open"):
+                _ = store.store_id
+            assert files_in(file.parent) == []
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.insert(commit(), outbox=True),
+            lambda: store.read(STREAM),
+            lambda: store.unpublished(STREAM, before_version=9),
+            lambda: store.mark_published(commit()),
+        ]
+        for call in calls:
+            with pytest.raises(StoreError, match="is not open"):
+                await call()
+
+    def test_importing_it_imports_no_azure_sdk(self) -> None:
+        check = "import sys, esazure.sqlite; print(*{'azure', 'aiohttp'} & set(sys.modules))"
+        assert subprocess.run([sys.executable, "-c", check], check=True, capture_output=True).stdout.strip() == b""  # noqa: S603 - our own
+
+
+class TestFilesOfOthers:
+    async def refuse(self, file: Path, error: type[StoreError], match: str) -> None:
+        before = content_of(file)
+        with pytest.raises(error, match=match) as caught:
+            async with SqliteStore(file):
+                pass
+        assert type(caught.value) is error
+        assert str(file) in str(caught.value)
+        await until(lambda: threads() == 0)
+        assert content_of(file) == before
+        assert files_in(file.parent) == [file]
+
+    @pytest.mark.parametrize("content", [b"name,amount\nAda,3\n", b"x" * 5_000])
+    async def test_a_file_that_is_no_database_is_refused_and_kept(self, file: Path, content: bytes) -> None:
+        write(file, content)
+        await self.refuse(file, StoreError, "not a SQLite database")
+
+    @pytest.mark.parametrize(
+        "statement",
+        ["CREATE TABLE commits (stream)", "CREATE TABLE users (name)", "PRAGMA application_id = 7"],
+    )
+    async def test_somebody_elses_database_is_refused_and_kept(self, file: Path, statement: str) -> None:
+        change(file, statement)
+        await self.refuse(file, StoreError, "something else")
+
+    async def test_another_layout_is_refused_and_kept(self, file: Path) -> None:
+        async with SqliteStore(file) as store:
+            await store.insert(commit(), outbox=True)
+        change(file, "UPDATE meta SET value = 2 WHERE key = 'layout'")
+        with closing(sqlite3.connect(file)) as db:
+            db.execute("PRAGMA journal_mode = DELETE")  # so that its bytes can be compared
+        await self.refuse(file, StoreMismatchError, "layout 2")
+
+    async def test_a_damaged_store_id_is_refused(self, file: Path) -> None:
+        async with SqliteStore(file):
+            pass
+        change(file, "UPDATE meta SET value = 'mine' WHERE key = 'store_id'")
+        with pytest.raises(StoreError, match="id is damaged"):
+            await SqliteStore(file).__aenter__()
+
+    async def test_a_disk_that_cannot_keep_a_write_ahead_log_is_refused(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class OnANetworkDisk(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                return super().execute("SELECT 'delete'" if "journal_mode" in sql else sql, *parameters)
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=OnANetworkDisk))
+        with pytest.raises(StoreError, match="local disk"):
+            await SqliteStore(file).__aenter__()
+
+    async def test_a_directory_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match="directory exists"):
+            await SqliteStore(tmp_path / "missing" / "store.db").__aenter__()
+
+
+class TestLocks:
+    async def test_a_locked_file_is_unavailable_after_the_busy_timeout_and_nothing_is_stored(
+        self, store: SqliteStore, file: Path
+    ) -> None:
+        waiting = commit()
+        await store.insert(waiting, outbox=True)
+        with locked(file) as release:
+            for call in (partial(store.insert, commit(2), outbox=True), partial(store.mark_published, waiting)):
+                begin = time.monotonic()
+                with pytest.raises(StoreUnavailableError, match=STREAM):
+                    await call()
+                assert 0.15 < time.monotonic() - begin < 1.5
+            assert list(await store.read(STREAM)) == [waiting], "reads go on"
+            release()
+            assert list(await store.unpublished(STREAM, before_version=9)) == [waiting]
+        await store.insert(commit(2), outbox=True)
+        assert await on_writer(store, "PRAGMA synchronous") == [(2,)], (
+            "a failed mark_published must not cost durability"
+        )
+
+    async def test_opening_a_new_file_that_is_locked_is_unavailable(self, file: Path) -> None:
+        with locked(file), pytest.raises(StoreUnavailableError):
+            await SqliteStore(file, busy_timeout=0.1).__aenter__()
+
+    async def test_calls_queued_behind_a_locked_file_wait_together_and_not_in_turn(
+        self, store: SqliteStore, file: Path
+    ) -> None:
+        calls = [store.insert(commit(stream=f"Diary.{number}"), outbox=True) for number in range(20)]
+        with locked(file):
+            begin = time.monotonic()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert time.monotonic() - begin < 1.5
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailableError}
+        with locked(file) as release:
+            asyncio.get_running_loop().call_later(0.1, release)
+            await store.insert(commit(), outbox=True)  # later calls have their patience back
+
+    async def test_the_event_loop_runs_and_reads_are_answered_while_the_file_is_locked(self, file: Path) -> None:
+        async with SqliteStore(file, busy_timeout=5) as store:
+            with locked(file) as release:
+                append = asyncio.create_task(store.insert(commit(), outbox=True))
+                ticks = 0
+                begin = time.monotonic()
+                while time.monotonic() - begin < 0.4:
+                    await asyncio.sleep(0.01)
+                    assert await store.read(STREAM) == []
+                    ticks += 1
+                assert ticks > 10
+                assert not append.done()
+                release()
+            await append
+
+    async def test_an_append_is_on_the_disk_when_it_returns_and_a_publication_may_be_noted_later(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writes: list[tuple[str, int]] = []
+
+        class Recording(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                if sql.startswith(("COMMIT", "DELETE")):
+                    writes.append((sql[:6], *super().execute("PRAGMA synchronous").fetchone()))
+                return super().execute(sql, *parameters)
+
+        async with SqliteStore(file):
+            pass
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Recording))
+        async with SqliteStore(file) as store:
+            assert await on_writer(store, "PRAGMA journal_mode") == [("wal",)]
+            await store.insert(commit(1), outbox=True)
+            await store.mark_published(commit(1))
+            await store.insert(commit(2), outbox=True)
+        assert writes == [("COMMIT", 2), ("DELETE", 1), ("COMMIT", 2)]
+
+
+class TestCancelling:
+    async def test_a_cancelled_append_runs_to_its_end_and_sending_it_again_stores_it_once(
+        self, store: SqliteStore, file: Path
+    ) -> None:
+        first, queued = commit(stream="Diary.first"), commit(stream="Diary.queued")
+        with locked(file) as release:
+            tasks = [asyncio.create_task(store.insert(record, outbox=True)) for record in (first, queued)]
+            await asyncio.sleep(0.05)
+            begin = time.monotonic()
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+            assert time.monotonic() - begin < 0.1, "the caller is not held up"
+            release()
+        await store.insert(commit(stream="Diary.other"), outbox=True)  # behind the one under way
+        assert list(await store.read(first.stream)) == [first]
+        assert list(await store.read(queued.stream)) == [], "what had not begun never does"
+        for record in (first, queued):
+            await store.insert(record, outbox=True)
+            assert list(await store.unpublished(record.stream, before_version=9)) == [record]
+
+    async def test_an_aggregate_whose_append_was_cancelled_is_persisted_once(
+        self, store: SqliteStore, file: Path
+    ) -> None:
+        repository, it = store.events(Diary), diary()
+        with locked(file) as release:
+            task = asyncio.create_task(repository.append(it))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            release()
+        await repository.append(it)
+        assert (it.version, it.pending) == (1, ())
+        assert (await repository.rehydrate("one")).version == 1
+
+    async def test_closing_waits_for_the_work_under_way(self, file: Path) -> None:
+        record = commit()
+        with locked(await created(file)) as release:
+            async with SqliteStore(file) as store:
+                task = asyncio.create_task(store.insert(record, outbox=True))
+                await asyncio.sleep(0.05)
+                asyncio.get_running_loop().call_later(0.1, release)
+            await task
+        async with SqliteStore(file) as store:
+            assert list(await store.read(STREAM)) == [record]
+
+    async def test_cancelling_the_closing_leaves_nothing_open(self, tmp_path: Path, file: Path) -> None:
+        with locked(await created(file)) as release:
+            store = await SqliteStore(file).__aenter__()
+            append = asyncio.create_task(store.insert(commit(), outbox=True))
+            await asyncio.sleep(0.05)
+            closing_it = asyncio.create_task(store.__aexit__())
+            await asyncio.sleep(0)
+            closing_it.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing_it
+            release()
+        await append
+        await until(lambda: threads() == 0)
+        assert files_in(tmp_path) == [file]
+
+    async def test_cancelling_the_opening_leaves_nothing_open(self, tmp_path: Path, file: Path) -> None:
+        with locked(file) as release:
+            opening = asyncio.create_task(SqliteStore(file).__aenter__())
+            await asyncio.sleep(0.05)
+            asyncio.get_running_loop().call_later(0.1, release)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        await until(lambda: threads() == 0)
+
+
+async def created(file: Path) -> Path:
+    async with SqliteStore(file):
+        return file
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("pragma", "match"), [("max_page_count = 1", "disk is full"), ("query_only = 1", "cannot be written")]
+    )
+    async def test_a_full_or_read_only_disk_is_a_definite_refusal(
+        self, store: SqliteStore, pragma: str, match: str
+    ) -> None:
+        big = replace(commit(), payload=f'Noted {{"text":"{MARKER * 10_000}"}}')
+        await on_writer(store, f"PRAGMA {pragma}")
+        with pytest.raises(StoreError, match=match) as caught:
+            await store.insert(big, outbox=True)
+        assert type(caught.value) is StoreError
+        assert_silent(caught.value)
+        await on_writer(store, "PRAGMA max_page_count = 1000000")
+        await on_writer(store, "PRAGMA query_only = 0")
+        assert list(await store.read(STREAM)) == []
+        await store.insert(big, outbox=True)
+
+    async def test_when_the_log_cannot_be_written_the_outcome_is_unknown_until_it_is_asked_for_again(
+        self, store: SqliteStore, file: Path
+    ) -> None:
+        repository, it = store.events(Diary), diary()
+        await store.insert(commit(stream="Diary.other"), outbox=True)
+        log = file.with_name(f"{file.name}-wal")
+        with limited_file_size(log.stat().st_size + 100), pytest.raises(AppendOutcomeUnknownError) as caught:
+            await repository.append(it)
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        assert caught.value.__cause__.sqlite_errorname.startswith("SQLITE_IOERR")
+        assert_silent(caught.value)
+        await caught.value.retry()
+        assert (it.version, it.pending) == (1, ())
+        assert len(await store.unpublished(STREAM, before_version=9)) == 1
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            (sqlite3.SQLITE_IOERR_FSYNC, AppendOutcomeUnknownError),
+            (sqlite3.SQLITE_IOERR_SHMMAP, AppendOutcomeUnknownError),
+            (sqlite3.SQLITE_CORRUPT, AppendOutcomeUnknownError),
+            (None, AppendOutcomeUnknownError),
+            (sqlite3.SQLITE_FULL, StoreError),
+            (sqlite3.SQLITE_BUSY, StoreUnavailableError),
+        ],
+    )
+    async def test_a_commit_that_fails_is_told_apart_by_its_code(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, error: type[Exception]
+    ) -> None:
+        class Failing(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                if sql == "COMMIT":
+                    failure = sqlite3.OperationalError("disk is fine, database is locked, all of it is text")
+                    if code is not None:
+                        failure.sqlite_errorcode = code
+                        failure.sqlite_errorname = "SQLITE_TEST"
+                    raise failure
+                return super().execute(sql, *parameters)
+
+        await created(file)
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Failing))
+            async with SqliteStore(file) as store:
+                with pytest.raises(error) as caught:
+                    await store.insert(commit(), outbox=True)
+                assert type(caught.value) is error
+        async with SqliteStore(file) as store:  # what failed was rolled back and holds no lock
+            assert await store.read(STREAM) == []
+            await store.insert(commit(), outbox=True)
+
+    async def test_a_conflict_names_both_versions_and_the_next_append_works(self, store: SqliteStore) -> None:
+        await store.insert(commit(1), outbox=True)
+        await store.insert(commit(2), outbox=True)
+        for first_version in (1, 2, 5):
+            with pytest.raises(ConcurrencyError) as caught:
+                await store.insert(commit(first_version), outbox=True)
+            assert (caught.value.expected, caught.value.actual) == (first_version - 1, 2)
+            assert_silent(caught.value)
+        await store.insert(commit(3), outbox=True)
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "payload = CAST(payload AS BLOB)",
+            "payload = CAST(x'ff' || payload AS TEXT)",  # not UTF-8
+            "commit_id = CAST('payload-marker' AS BLOB)",
+            "metadata = x'7b7d'",
+            "occurred_at = x'00'",
+            "count = 'payload-marker'",
+            "first_version = 'payload-marker'",
+            "first_version = 2.5",
+            "first_version = 3",
+        ],
+    )
+    async def test_a_damaged_row_is_an_error_that_names_its_place(
+        self, store: SqliteStore, file: Path, damage: str
+    ) -> None:
+        await store.insert(commit(1), outbox=True)
+        await store.insert(commit(2), outbox=True)
+        change(file, f"UPDATE commits SET {damage} WHERE first_version = 2")  # noqa: S608 - a constant
+        calls = [partial(store.read, STREAM), partial(store.unpublished, STREAM, before_version=9)]
+        for call in calls:
+            with pytest.raises(CorruptStreamError, match=rf"{STREAM}.* after version 1 ") as caught:
+                await call()
+            assert_silent(caught.value)
+
+    @pytest.mark.parametrize("damage", ["count = 'x'", "first_version = x'00'"])
+    async def test_nothing_is_appended_to_a_damaged_end(self, store: SqliteStore, file: Path, damage: str) -> None:
+        await store.insert(commit(1), outbox=True)
+        change(file, f"UPDATE commits SET {damage}")  # noqa: S608 - a constant
+        with pytest.raises(CorruptStreamError, match=STREAM):
+            await store.insert(commit(2), outbox=True)
+
+    async def test_a_null_is_damage(self, store: SqliteStore, file: Path) -> None:
+        await store.insert(commit(1), outbox=True)
+        change(file, "DROP TABLE commits")
+        change(file, "CREATE TABLE commits (stream, first_version, count, commit_id, occurred_at, metadata, payload)")
+        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', '{}', '')", STREAM)
+        with pytest.raises(CorruptStreamError, match="after version 0"):
+            await store.read(STREAM)
+
+    async def test_an_outbox_row_without_its_commit_is_not_skipped(self, store: SqliteStore, file: Path) -> None:
+        for version in (1, 2):
+            await store.insert(commit(version), outbox=True)
+        change(file, "DELETE FROM commits WHERE first_version = 1")
+        with pytest.raises(CorruptStreamError, match="after version 0"):
+            await store.unpublished(STREAM, before_version=9)
+
+    async def test_a_table_that_is_gone_is_an_error_of_the_store(self, store: SqliteStore, file: Path) -> None:
+        change(file, "DROP TABLE commits")
+        with pytest.raises(StoreError, match=rf"{STREAM}.*SQLITE_ERROR"):
+            await store.read(STREAM)
+
+    async def test_a_damaged_file_is_corrupt(self, file: Path) -> None:
+        async with SqliteStore(file) as store:
+            await store.insert(commit(), outbox=True)
+        with closing(sqlite3.connect(file)) as db:
+            ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'commits'")
+            ((size,),) = db.execute("PRAGMA page_size")
+        content = bytearray(content_of(file))
+        content[(page - 1) * size : page * size] = b"\xaa" * size
+        write(file, bytes(content))
+        async with SqliteStore(file) as store:
+            for call in (partial(store.read, STREAM), partial(store.insert, commit(), outbox=True)):
+                with pytest.raises(CorruptStreamError, match="SQLITE_CORRUPT"):
+                    await call()
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def assert_silent(error: BaseException) -> None:
+    """No payload in the message, the repr, or the exceptions a traceback would show."""
+    seen: BaseException | None = error
+    while seen is not None:
+        assert MARKER not in f"{seen} {seen!r} {vars(seen)}"
+        seen = seen.__cause__ or seen.__context__
+    assert all(MARKER not in line for line in traceback.format_exception_only(error))
