@@ -1,0 +1,148 @@
+"""From what the SDK raises to `DispatchError`: the only place that judges a failure.
+
+By type and by AMQP condition, never by text. Pure functions. Read `links.py` next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from azure.core.exceptions import ClientAuthenticationError
+from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
+    MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
+    OperationTimeoutError,
+    ServiceBusAuthenticationError,
+    ServiceBusAuthorizationError,
+    ServiceBusCommunicationError,
+    ServiceBusConnectionError,
+    ServiceBusError,
+    ServiceBusQuotaExceededError,
+    ServiceBusServerBusyError,
+)
+
+from esazure.errors import CommitTooLargeError, DispatchError
+from esazure.events import Commit
+
+
+class ClosedError(Exception):
+    """The `ServiceBus` this producer came from was closed. Never leaves the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a failure means for the commit and for the link it happened on."""
+
+    why: str
+    advice: str
+    permanent: bool = False
+    """Sending the same again fails again, until somebody changes the messages or the namespace."""
+    link_is_fine: bool = False
+    """The broker said no to a message over a link that works."""
+
+
+_AGAIN = "dispatch it again, as the relay does"
+
+_MISSING = Verdict("the topic does not exist", "create it, then dispatch again", permanent=True)
+_UNAUTHORISED = Verdict(
+    "the namespace does not accept the credential",
+    "give it the right to send (Azure Service Bus Data Sender), or correct the key",
+    permanent=True,
+)
+_TOO_LARGE = Verdict(
+    "a message is larger than the broker takes",
+    "send a thin event, or give the producer the max_message_bytes of this tier, so that the next is refused earlier",
+    permanent=True,
+)
+_NO_ANSWER = Verdict("the broker did not answer in time", f"it may have part of it, {_AGAIN}")
+_UNREACHABLE = Verdict("the broker cannot be reached", f"check the address and the network; {_AGAIN}")
+_REFUSED = Verdict(
+    "the broker refuses the messages as they are",
+    "compare the topic's settings with what the error of the SDK says",
+    permanent=True,
+)
+_UNKNOWN = Verdict("the connection failed in an unexpected way", _AGAIN)
+
+_BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
+    (MessagingEntityNotFoundError, _MISSING),
+    (
+        MessagingEntityDisabledError,
+        Verdict("the topic is disabled", "enable it, then dispatch again", permanent=True),
+    ),
+    (ServiceBusAuthenticationError, _UNAUTHORISED),
+    (ServiceBusAuthorizationError, _UNAUTHORISED),
+    (ClientAuthenticationError, _UNAUTHORISED),
+    (MessageSizeExceededError, _TOO_LARGE),
+    (CommitTooLargeError, _TOO_LARGE),
+    (
+        ServiceBusServerBusyError,
+        Verdict("the broker is busy", _AGAIN, link_is_fine=True),
+    ),
+    (
+        ServiceBusQuotaExceededError,
+        Verdict("the topic is full", f"let its consumers catch up; {_AGAIN}", link_is_fine=True),
+    ),
+    (
+        UnicodeEncodeError,
+        Verdict("a message is not well-formed Unicode", "correct what the integration makes of it", permanent=True),
+    ),
+    (ClosedError, Verdict("its ServiceBus was closed", f"open another; {_AGAIN}")),
+    (OperationTimeoutError, _NO_ANSWER),
+    (TimeoutError, _NO_ANSWER),
+    (ServiceBusCommunicationError, _UNREACHABLE),
+    (ServiceBusConnectionError, _UNREACHABLE),
+    (OSError, _UNREACHABLE),
+)
+
+# Conditions the SDK has no class for. Compared with `==`: the SDK's own conditions equal bytes but hash differently.
+_BY_CONDITION = (
+    (b"amqp:resource-deleted", _MISSING),
+    (b"amqp:decode-error", _REFUSED),
+    (b"amqp:invalid-field", _REFUSED),
+    (b"amqp:not-allowed", _REFUSED),
+    (b"amqp:not-implemented", _REFUSED),
+    (b"amqp:precondition-failed", _REFUSED),
+    (b"com.microsoft:argument-error", _REFUSED),
+    (b"com.microsoft:argument-out-of-range", _REFUSED),
+)
+
+_TOKEN_EXPIRED = b"amqp:internal-error"
+_BAD_REQUEST, _UNAUTHORIZED, _INTERNAL_ERROR = 400, 401, 500
+
+
+def judge(error: BaseException) -> Verdict:
+    """What this failure means. Unknown ones are worth another try: sending again is always safe."""
+    # The SDK wraps what it does not know, such as the credential's own errors, in its base class.
+    inner = error.inner_exception if isinstance(error, ServiceBusError) else None
+    if isinstance(error, ServiceBusAuthenticationError) and not _is_refusal(inner):
+        return _UNREACHABLE
+    for failure, verdict in _BY_TYPE:
+        if isinstance(error, failure):
+            return verdict
+    condition = getattr(inner, "condition", None)
+    for refusing, verdict in _BY_CONDITION:
+        if condition == refusing:
+            return verdict
+    return _UNKNOWN if inner is None else judge(inner)
+
+
+def _is_refusal(inner: object) -> bool:
+    """Whether a token was turned down: not when it had only expired, or the service that checks tokens is unwell."""
+    if getattr(inner, "condition", None) == _TOKEN_EXPIRED:
+        return False
+    status = getattr(inner, "status_code", _UNAUTHORIZED)
+    return isinstance(status, int) and _BAD_REQUEST <= status < _INTERNAL_ERROR
+
+
+def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> DispatchError:
+    """The error to raise for a commit; says what is not published, why, and what to do."""
+    verdict = judge(error)
+    first, last = commit.first_version, commit.last_version
+    versions = f"version {first} is" if first == last else f"versions {first} to {last} are"
+    return DispatchError(
+        f"{commit.stream}: {versions} stored but not wholly published to topic {topic!r}, because {verdict.why} "
+        f"({type(error).__name__}): {verdict.advice}",
+        permanent=verdict.permanent,
+    )

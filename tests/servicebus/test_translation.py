@@ -1,0 +1,116 @@
+"""What each failure of the SDK means, without a broker."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
+    MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
+    OperationTimeoutError,
+    ServiceBusAuthenticationError,
+    ServiceBusAuthorizationError,
+    ServiceBusCommunicationError,
+    ServiceBusConnectionError,
+    ServiceBusError,
+    ServiceBusQuotaExceededError,
+    ServiceBusServerBusyError,
+)
+from tests.servicebus.support import commits_of
+
+from esazure import CommitTooLargeError, DispatchError
+from esazure.servicebus.translation import ClosedError, dispatch_error, judge
+
+
+def wrapped(inner: object) -> ServiceBusError:
+    """As the SDK hands on what it has no class for."""
+    return ServiceBusError("Handler failed", error=inner)
+
+
+def with_condition(condition: bytes) -> ServiceBusError:
+    return wrapped(SimpleNamespace(condition=condition))
+
+
+def token_refused(status: object) -> ServiceBusAuthenticationError:
+    return ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"amqp:client-error", status_code=status))
+
+
+TOKEN_EXPIRED = ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"amqp:internal-error"))
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (MessagingEntityNotFoundError(), "the topic does not exist"),
+        (with_condition(b"amqp:resource-deleted"), "the topic does not exist"),
+        (MessagingEntityDisabledError(), "the topic is disabled"),
+        (ServiceBusAuthenticationError(), "the namespace does not accept the credential"),
+        (ServiceBusAuthorizationError(), "the namespace does not accept the credential"),
+        (token_refused(401), "the namespace does not accept the credential"),
+        (token_refused(404), "the namespace does not accept the credential"),
+        (wrapped(ClientAuthenticationError("no")), "the namespace does not accept the credential"),
+        (MessageSizeExceededError(), "a message is larger than the broker takes"),
+        (CommitTooLargeError(), "a message is larger than the broker takes"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, ""), "a message is not well-formed Unicode"),
+        (with_condition(b"amqp:not-allowed"), "the broker refuses the messages as they are"),
+        (with_condition(b"com.microsoft:argument-error"), "the broker refuses the messages as they are"),
+    ],
+)
+def test_what_fails_again_until_somebody_changes_something(error: Exception, why: str) -> None:
+    verdict = judge(error)
+    assert verdict.why == why
+    assert verdict.permanent
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ServiceBusServerBusyError(), "the broker is busy"),
+        (ServiceBusQuotaExceededError(), "the topic is full"),
+        (OperationTimeoutError(), "the broker did not answer in time"),
+        (TimeoutError(), "the broker did not answer in time"),
+        (ServiceBusConnectionError(), "the broker cannot be reached"),
+        (ServiceBusCommunicationError(), "the broker cannot be reached"),
+        (ConnectionResetError(), "the broker cannot be reached"),
+        (token_refused(503), "the broker cannot be reached"),
+        (token_refused(b"amqp:client-error"), "the broker cannot be reached"),
+        (TOKEN_EXPIRED, "the broker cannot be reached"),
+        (ClosedError(), "its ServiceBus was closed"),
+        (wrapped(ServiceRequestError("no route to the token service")), "the connection failed in an unexpected way"),
+        (with_condition(b"com.microsoft:something-new"), "the connection failed in an unexpected way"),
+        (RuntimeError(), "the connection failed in an unexpected way"),
+    ],
+)
+def test_what_is_worth_another_try(error: Exception, why: str) -> None:
+    verdict = judge(error)
+    assert verdict.why == why
+    assert not verdict.permanent
+
+
+@pytest.mark.parametrize("error", [ServiceBusServerBusyError(), ServiceBusQuotaExceededError()])
+def test_a_no_over_a_link_that_works_keeps_the_link(error: Exception) -> None:
+    assert judge(error).link_is_fine
+
+
+@pytest.mark.parametrize("error", [MessageSizeExceededError(), TimeoutError(), MessagingEntityDisabledError()])
+def test_after_any_other_failure_the_link_is_replaced(error: Exception) -> None:
+    assert not judge(error).link_is_fine
+
+
+async def test_the_error_says_which_versions_why_and_what_to_do() -> None:
+    first, second = await commits_of(("secret",), ("secret", "secret"), id="ada")
+    error = dispatch_error(first, "customers", MessagingEntityNotFoundError())
+    assert str(error) == (
+        "Customer.ada: version 1 is stored but not wholly published to topic 'customers', because the topic does not "
+        "exist (MessagingEntityNotFoundError): create it, then dispatch again"
+    )
+    assert error.permanent
+    assert "Customer.ada: versions 2 to 3 are stored" in str(dispatch_error(second, "customers", TimeoutError()))
+
+
+def test_a_dispatch_error_is_not_permanent_unless_it_says_so() -> None:
+    assert not DispatchError("text").permanent
+    assert DispatchError("text", permanent=True).permanent
