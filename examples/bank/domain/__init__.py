@@ -1,0 +1,40 @@
+"""What the bank is about: no I/O, nothing of Azure. Read `account.py`, `customer.py`, `values.py`."""
+
+from bank.domain.account import Account, AccountEvent, AccountOpened, Deposited, Withdrawn
+from bank.domain.converter import CurrencyConverter, FixedRateConverter
+from bank.domain.customer import AccountAdded, Customer, CustomerCreated, CustomerEvent
+from bank.domain.errors import (
+    AccountOfAnotherOwnerError,
+    BankError,
+    DomainError,
+    InsufficientFundsError,
+    InvalidCommandError,
+    InvalidValueError,
+    NoRateError,
+)
+from bank.domain.values import Currency, Email, Money, non_blank
+
+__all__ = [
+    "Account",
+    "AccountAdded",
+    "AccountEvent",
+    "AccountOfAnotherOwnerError",
+    "AccountOpened",
+    "BankError",
+    "Currency",
+    "CurrencyConverter",
+    "Customer",
+    "CustomerCreated",
+    "CustomerEvent",
+    "Deposited",
+    "DomainError",
+    "Email",
+    "FixedRateConverter",
+    "InsufficientFundsError",
+    "InvalidCommandError",
+    "InvalidValueError",
+    "Money",
+    "NoRateError",
+    "Withdrawn",
+    "non_blank",
+]
