@@ -132,6 +132,12 @@ BUGS = (
     ),
     Bug("copies of the past can be persisted", "repository", "if state.read_only:", "if False:"),
     Bug("size counted in characters", "repository", "size, most = len(data), ", "size, most = len(record.payload), "),
+    Bug(
+        "size on the wire not looked at",
+        "repository",
+        "if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:",
+        "if False:",
+    ),
     Bug("gaps loaded over", "aggregate", "record.first_version != version + 1 or ", ""),
     Bug("commits of the wrong length accepted", "aggregate", " or record.count != len(lines)", ""),
     Bug(

@@ -7,7 +7,7 @@ User code needs `AggregateRoot` only; the functions below it are what repositori
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, UnionType
 from typing import Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
@@ -112,7 +112,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
             UnusableAggregateError: an earlier `when` failed, or the outcome of a persist is still unknown.
         """
         state = self.__state
-        name = event.event_type
+        name = getattr(event, "event_type", type(event).__name__)
         if self.event_types.get(name) is not type(event):
             raise UnknownEventTypeError(self.aggregate_type, name, tuple(self.event_types))
         if state.unusable is not None or state.in_doubt is not None or state.applying:
@@ -149,7 +149,12 @@ def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
     Raises:
         InvalidIdError: the id cannot be a key.
     """
-    return stream_name(aggregate.aggregate_type, str(aggregate.id))
+    return stream_name(aggregate.aggregate_type, id_text(aggregate.id))
+
+
+def id_text(id: UUID | str) -> str:
+    """An id as it is stored. A member of a `str` enum is its value, however it prints."""
+    return str.__str__(id) if isinstance(id, str) else str(id)
 
 
 def check_persistable(aggregate: AggregateRoot[Any, Any]) -> None:
@@ -253,15 +258,13 @@ def _parameters(owner: str, base: Any, inherited: tuple[Any, Any] | None) -> tup
 
 
 def _event_types(owner: str, union: Any) -> Mapping[str, type[DomainEvent]]:
-    union = getattr(union, "__value__", union)  # unwrap PEP 695 `type X = A | B`
     if _is_type_variable(union):  # a base that is still generic
         return MappingProxyType({})
-    members = get_args(union) if get_origin(union) in (Union, UnionType) else (union,)
     table: dict[str, type[DomainEvent]] = {}
-    for member in members:
+    for member in _members(union):
         if not (isinstance(member, type) and issubclass(member, DomainEvent) and member is not DomainEvent):
             raise TypeError(f"{owner}: {member!r} is not an event class; give DomainEvent subclasses, A | B | C")
-        if member.event_type in table:
+        if table.get(member.event_type, member) is not member:
             raise TypeError(
                 f"{owner}: {table[member.event_type]!r} and {member!r} are both stored as {member.event_type!r}"
             )
@@ -269,10 +272,23 @@ def _event_types(owner: str, union: Any) -> Mapping[str, type[DomainEvent]]:
     return MappingProxyType(table)
 
 
+def _members(union: Any) -> Iterator[Any]:
+    """The classes of a union, also of one that is made of named unions, `type X = A | B`."""
+    if hasattr(union, "__value__"):
+        yield from _members(union.__value__)
+    elif get_origin(union) in (Union, UnionType):
+        for part in get_args(union):
+            yield from _members(part)
+    else:
+        yield union
+
+
 def _id_type(owner: str, given: Any) -> type[UUID | str]:
     if _is_type_variable(given):
         return UUID
-    bare = getattr(given, "__supertype__", given)  # unwrap NewType
+    bare = given
+    while hasattr(bare, "__supertype__"):  # unwrap NewType, also of a NewType
+        bare = bare.__supertype__
     if bare is not UUID and bare is not str:
         raise TypeError(f"{owner}: ids are UUID or str (or a NewType of one), not {given!r}")
     return bare

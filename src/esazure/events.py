@@ -45,6 +45,14 @@ class DomainEvent(BaseModel):
             cls.event_type = cls.__name__
         check_stored_name(cls.__name__, cls.event_type)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "event_type" in cls.model_fields:
+            raise TypeError(
+                f"{cls.__name__}: event_type names the class and is no field: event_type: ClassVar[str] = ..."
+            )
+
 
 E = TypeVar("E", bound=DomainEvent, default=DomainEvent)
 

@@ -23,6 +23,7 @@ from esazure.aggregate import (
     as_class,
     check_persistable,
     codec_of,
+    id_text,
     replay,
     state_of,
     stream_of,
@@ -107,9 +108,9 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         if type(aggregate) is not self._class:  # a subclass has another name, and so another stream
             raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
         state = state_of(aggregate)
+        check_persistable(aggregate)
         if not state.pending:
             return None
-        check_persistable(aggregate)
         if state.read_only:
             raise ReadOnlyAggregateError(
                 f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
@@ -173,7 +174,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         )
         check_limits(record)
         return Commit(
-            record, aggregate.aggregate_type, str(aggregate.id), now, self._store.store_id, metadata, recorded
+            record, aggregate.aggregate_type, id_text(aggregate.id), now, self._store.store_id, metadata, recorded
         )
 
     def _commit_of(self, record: CommitRecord) -> Commit[Any]:

@@ -94,7 +94,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             ConcurrencyError: every attempt met another writer.
             ValueError: `attempts` below 1.
             TypeError: `change` is asynchronous.
-            Exception: whatever `rehydrate`, `persist` or `change` raises; nothing was stored then.
+            Exception: whatever `rehydrate`, `persist` or `change` raises.
         """
         from asyncio import sleep  # noqa: PLC0415 - see the top of the file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, ClassVar, Generic, NewType
 from uuid import UUID, uuid4
 
@@ -178,6 +179,27 @@ def test_a_named_union_is_unwrapped() -> None:
     assert dict(Aliased.event_types) == {"Incremented": Incremented, "Noted": Noted}
 
 
+def test_named_unions_inside_a_union_are_unwrapped() -> None:
+    class Aliased(AggregateRoot[Alias | Kept, str]):  # type: ignore[type-var]
+        def when(self, event: Any) -> None: ...
+
+    assert list(Aliased.event_types) == ["Incremented", "Noted", "Kept"]
+
+
+def test_a_new_type_of_a_new_type_is_an_id() -> None:
+    class Order(AggregateRoot[Noted, NewType("Special", OrderId)]):  # type: ignore[misc]
+        def when(self, event: Noted) -> None: ...
+
+    assert Order.id_type is UUID
+
+
+def test_a_member_of_a_text_enum_is_its_value() -> None:
+    class Country(str, Enum):  # noqa: UP042 - a StrEnum prints its value, this kind does not
+        DE = "de"
+
+    assert stream_of(Counter(Country.DE)) == stream_of(Counter("de"))
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -298,3 +320,17 @@ def test_two_aggregates_share_nothing() -> None:
     one.note("a")
     assert state_of(one) is not state_of(another)
     assert (another.version, another.pending, another.notes) == (0, (), [])
+
+
+def test_an_event_type_that_would_be_a_field_is_refused_at_definition() -> None:
+    with pytest.raises(TypeError, match=r"Shadowed: event_type names the class and is no field"):
+
+        class Shadowed(DomainEvent):
+            event_type: str = "Moved"  # type: ignore[misc]
+
+
+def test_recording_what_is_no_event_is_refused() -> None:
+    account = Counter("a")
+    with pytest.raises(UnknownEventTypeError, match="unknown event type 'str'"):
+        account.record("not an event")  # type: ignore[arg-type]
+    assert account.pending == ()

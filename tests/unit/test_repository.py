@@ -246,3 +246,15 @@ async def test_a_clock_without_a_zone_is_refused_and_stores_nothing() -> None:
     with pytest.raises(ValueError, match="with a zone"):
         await store.events(Counter).append(counter_with("a", id="a"))
     assert list(await store.read("Counter.a")) == []
+
+
+async def test_an_unusable_copy_is_refused_also_when_nothing_is_pending() -> None:
+    class Fragile(Counter):
+        def when(self, event: Any) -> None:
+            raise ZeroDivisionError
+
+    fragile = Fragile("f")
+    with pytest.raises(ZeroDivisionError):
+        fragile.note("a")
+    with pytest.raises(UnusableAggregateError):
+        await InMemoryEventsRepository(Fragile).append(fragile)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from esazure.context import metadata
 from esazure.errors import AggregateNotFoundError, CommitTooLargeError, EventNotStorableError, InvalidIdError
-from esazure.keys import MAX_COMMIT_BYTES
+from esazure.keys import MAX_COMMIT_BYTES, MAX_DENSE_COMMIT_BYTES
 from esazure.ports import IEventsRepository
 from esazure.testing._counter import Counter, Kept, Noted, counter_with, fresh_id, fresh_type
-from esazure.testing._hostile import SHAPES, hostile_ids, id_one_over_the_limit, incompressible, nested
+from esazure.testing._hostile import SHAPES, dense, hostile_ids, id_one_over_the_limit, incompressible, nested
 from esazure.testing._repository_suite import MakesRepositories
 
 _ANY_JSON = st.recursive(
@@ -157,6 +157,18 @@ class ContentPromises:
 
         assert (len(counter.pending), counter.version) == (1, 2)
         assert (await counters.rehydrate(counter.id)).notes == ["small"]
+
+    async def test_dense_text_is_stored_or_refused_by_its_size_on_the_wire(
+        self, counters: IEventsRepository[Counter, str]
+    ) -> None:
+        fits = counter_with(dense(MAX_DENSE_COMMIT_BYTES))
+        await counters.append(fits)
+        assert (await counters.rehydrate(fits.id)).notes == fits.notes
+
+        too_much = counter_with(dense(MAX_COMMIT_BYTES - 100))
+        with pytest.raises(CommitTooLargeError):
+            await counters.append(too_much)
+        assert too_much.version == len(too_much.pending) == 1
 
     async def test_metadata_over_the_limit_is_refused_and_changes_nothing(
         self, counters: IEventsRepository[Counter, str]

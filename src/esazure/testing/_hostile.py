@@ -242,6 +242,19 @@ _ASCII_WITHOUT_ESCAPES = bytes(code for code in range(0x20, 0x7F) if chr(code) n
 _TABLE = bytes(_ASCII_WITHOUT_ESCAPES[byte % len(_ASCII_WITHOUT_ESCAPES)] for byte in range(256))
 
 
+def dense(length: int) -> str:
+    """Text of at most this many UTF-8 bytes that hardly compresses, of characters of one to four bytes."""
+    random = Random(length)  # noqa: S311 - the same on every run is what is wanted
+    ranges = (range(0x30, 0x5B), range(0xA0, 0x800), range(0x4E00, 0xA000), range(0x10000, 0x20000))
+    parts = [chr(random.choice(random.choice(ranges))) + incompressible_part(random) for _ in range(length // 9)]
+    return "".join(parts).encode()[:length].decode(errors="ignore")
+
+
+def incompressible_part(random: Random) -> str:
+    """Six ASCII characters."""
+    return random.randbytes(6).translate(_TABLE).decode()
+
+
 def incompressible(length: int) -> str:
     """ASCII of this length that JSON does not escape and that compresses by a fifth at best."""
     return Random(length).randbytes(length).translate(_TABLE).decode()  # noqa: S311 - the same on every run is what is wanted
