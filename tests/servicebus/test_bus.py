@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any, Self
@@ -10,10 +11,10 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessageSizeExceededError
-from tests.servicebus.support import commit_of, open_connections, versions
+from tests.servicebus.support import commit_of, open_connections, versions, within
 
 from esazure.servicebus import ServiceBus, client
-from esazure.servicebus.links import Link
+from esazure.servicebus.links import Link, bounded
 from esazure.testing.servicebus import Drop, ServiceBusDouble
 
 SECRET = "c2VjcmV0LWtleQ=="
@@ -116,6 +117,16 @@ async def test_a_message_larger_than_any_batch_travels_alone() -> None:
     large, next_one = ServiceBusMessage(b"large"), ServiceBusMessage(b"next")
     assert await Link(sender).send([large, next_one], patience=1) == 1
     assert sender.sent == [large]
+
+
+async def test_cleaning_up_is_bounded_and_its_failure_is_nobodys_concern() -> None:
+    async def fail() -> None:
+        raise OSError
+
+    async with within(2):
+        await bounded(asyncio.Event().wait(), 0.01)
+        await bounded(fail())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_importing_esazure_loads_nothing_of_azure() -> None:

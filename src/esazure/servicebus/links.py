@@ -89,8 +89,6 @@ class _Handler:
         await bounded(self._close())
         if writer is not None:
             writer.transport.abort()
-        if keep_alive is not None:
-            await asyncio.wait({keep_alive}, timeout=CLOSE_SECONDS)
 
     @property
     def _writer(self) -> asyncio.StreamWriter | None:
