@@ -1,18 +1,25 @@
-"""Servers for the tests: one Azurite a run, shared by the xdist workers; Service Bus doubles start inside the tests."""
+"""Servers for the tests, and the watch that no secret leaves.
+
+One Azurite serves a run and is shared by the xdist workers; Service Bus doubles start inside the tests.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+from tests.support.secrets import SecretsWatch
 
 from esazure.testing.azurite import Azurite, find_azurite
 
 _ENVIRONMENT = "ESAZURE_TABLES"
+_watch = SecretsWatch()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start Azurite once, in the process that runs the workers, and hand its address on through the environment."""
+    _watch.start()
     if os.environ.get(_ENVIRONMENT) or hasattr(config, "workerinput") or config.option.collectonly:
         return
     if find_azurite() is not None:
@@ -28,6 +35,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "AZURITE IS MISSING: every test that needs Table Storage was skipped; `make test` installs it", red=True
         )
+
+
+@pytest.fixture(autouse=True)
+def no_secret_leaves() -> Iterator[SecretsWatch]:
+    """Fail the test in which a secret or a payload got into a log or an error."""
+    before = len(_watch.found)
+    yield _watch
+    assert _watch.found[before:] == []
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
 from uuid import UUID
@@ -33,6 +34,8 @@ class StreamState:
     unusable: str | None = None
     """Why recording and persisting are refused, if they are."""
     read_only: bool = False
+    persisting: bool = False
+    """An append is under way: nothing may be recorded on this copy, and no second append may begin."""
     in_doubt: Commit[Any] | None = None
     """A commit that was sent and never answered; only the very same commit may be sent next."""
     applying: bool = False
@@ -109,13 +112,13 @@ class AggregateRoot(ABC, Generic[E, TId]):
 
         Raises:
             UnknownEventTypeError: the event's class is not in the aggregate's union.
-            UnusableAggregateError: an earlier `when` failed, or the outcome of a persist is still unknown.
+            UnusableAggregateError: an earlier `when` failed, a persist is under way, or its outcome is unknown.
         """
         state = self.__state
         name = getattr(event, "event_type", type(event).__name__)
         if self.event_types.get(name) is not type(event):
             raise UnknownEventTypeError(self.aggregate_type, name, tuple(self.event_types))
-        if state.unusable is not None or state.in_doubt is not None or state.applying:
+        if state.unusable is not None or state.in_doubt is not None or state.applying or state.persisting:
             raise UnusableAggregateError(f"{stream_of(self)} cannot record {name}: {_why_not(state)}")
         state.applying = True
         try:
@@ -149,7 +152,7 @@ def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
     Raises:
         InvalidIdError: the id cannot be a key.
     """
-    return stream_name(aggregate.aggregate_type, id_text(aggregate.id))
+    return stream_name(type(aggregate).aggregate_type, id_text(aggregate.id))
 
 
 def id_text(id: UUID | str) -> str:
@@ -161,11 +164,11 @@ def check_persistable(aggregate: AggregateRoot[Any, Any]) -> None:
     """Refuse a copy whose pending events must not be stored.
 
     Raises:
-        UnusableAggregateError: an earlier `when` failed.
+        UnusableAggregateError: an earlier `when` failed, or another task is persisting this copy.
     """
     state = state_of(aggregate)
-    if state.unusable is not None:
-        raise UnusableAggregateError(f"{stream_of(aggregate)} cannot be persisted: {state.unusable}")
+    if state.unusable is not None or state.persisting:
+        raise UnusableAggregateError(f"{stream_of(aggregate)} cannot be persisted: {_why_not(state)}")
 
 
 def accept(aggregate: AggregateRoot[Any, Any], commit: Commit[Any]) -> None:
@@ -205,15 +208,26 @@ def replay(
                 event = decode(record.stream, version + 1, line)
                 try:
                     when(event)
-                except Exception as error:
-                    raise CorruptStreamError(
-                        f"{record.stream}: {type(aggregate).__name__}.when refused the stored {event.event_type} of "
-                        f"version {version + 1} with {type(error).__name__}; it must accept every event ever stored"
-                    ) from error
-                version += 1
+                    version += 1
+                    continue
+                except Exception as error:  # noqa: BLE001 - user code may raise anything
+                    why = f"{type(error).__name__} at {_place_of(error)}"
+                # Outside the handler: the text of that exception may quote the event, so it is not chained.
+                raise CorruptStreamError(
+                    f"{record.stream}: {type(aggregate).__name__}.when refused the stored {event.event_type} of "
+                    f"version {version + 1} with {why}; it must accept every event ever stored"
+                )
     finally:
         state.applying = False
     state.stored_version = version
+
+
+def _place_of(error: Exception) -> str:
+    """The file and line that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "?" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
 def codec_of(aggregate_class: type[AggregateRoot[E, Any]]) -> EventCodec[E]:
@@ -241,6 +255,8 @@ def _is_aggregate_class(factory: object) -> TypeGuard[type[AggregateRoot[Any, An
 def _why_not(state: StreamState) -> str:
     if state.unusable is not None:
         return state.unusable
+    if state.persisting:
+        return "another task is persisting this copy; give each task a copy of its own"
     if state.in_doubt is not None:
         return "it is unknown whether its last commit was stored; persist it again first, or load it again"
     return "when() applies events and must not record new ones"

@@ -30,6 +30,18 @@ from typing import Any
 class EsAzureError(Exception):
     """Base class: `except EsAzureError` catches everything below and nothing else."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling __init__, whose arguments are facts and not the text. A retry cannot leave its process.
+        facts = {name: value for name, value in vars(self).items() if name != "retry"}
+        return _restored, (type(self), self.args, facts)
+
+
+def _restored(kind: type[EsAzureError], args: tuple[object, ...], facts: dict[str, object]) -> EsAzureError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(facts)
+    return error
+
 
 class AggregateNotFoundError(EsAzureError):
     """No events are stored under this id, or fewer than the version asked for."""
@@ -54,6 +66,10 @@ class ConcurrencyError(EsAzureError):
         self.actual = actual
 
 
+async def _not_attached() -> Any:
+    raise RuntimeError("this error did not come from a repository or a service here, so there is nothing to retry")
+
+
 class AppendOutcomeUnknownError(EsAzureError):
     """No definite answer before the deadline, or before the disk failed: the commit may be stored, or still arrive.
 
@@ -61,6 +77,8 @@ class AppendOutcomeUnknownError(EsAzureError):
     commit is stored, raises ConcurrencyError when it is not and never will be, and raises this error when there is
     still no answer. Persisting the same aggregate again does the same.
     """
+
+    retry: Callable[[], Awaitable[Any]] = staticmethod(_not_attached)
 
     def __init__(self, stream: str, *, expected: int, commit_id: str) -> None:
         super().__init__(
@@ -70,11 +88,6 @@ class AppendOutcomeUnknownError(EsAzureError):
         self.stream = stream
         self.expected = expected
         self.commit_id = commit_id
-        self.retry: Callable[[], Awaitable[Any]] = _not_attached
-
-
-async def _not_attached() -> Any:
-    raise RuntimeError("this error did not come from a repository or a service, so there is nothing to retry")
 
 
 class UnusableAggregateError(EsAzureError):
@@ -133,9 +146,11 @@ class StoreMismatchError(StoreError):
 class DispatchError(EsAzureError):
     """The commit is stored but was not, or not wholly, handed to the broker. Dispatching it again is always safe.
 
-    With `permanent` it would fail again until somebody changes the messages, the topic or the credential.
+    With `permanent` it would fail again until somebody changes the messages, the topic or the credential; with
+    `unpublishable` it is the messages: this commit will never be accepted as it is.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    def __init__(self, message: str, *, permanent: bool = False, unpublishable: bool = False) -> None:
         super().__init__(message)
-        self.permanent = permanent
+        self.permanent = permanent or unpublishable
+        self.unpublishable = unpublishable

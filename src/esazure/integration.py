@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid5
 
-from esazure.errors import CommitTooLargeError
+from esazure.errors import CommitTooLargeError, EventNotStorableError
 from esazure.events import Commit, EventEnvelope
 from esazure.keys import bucket_of
 
@@ -84,6 +84,17 @@ class IntegrationMessage:
         return named + len(self.correlation_id.encode()) + len(self.subject.encode())
 
 
+def check_lanes(lanes: int | None) -> int | None:
+    """Refuse a number of lanes that cannot be.
+
+    Raises:
+        ValueError: below 1.
+    """
+    if lanes is not None and lanes < 1:
+        raise ValueError(f"there must be at least 1 lane, not {lanes}")
+    return lanes
+
+
 def lane_of(stream: str, lanes: int | None) -> str:
     """The session of a stream: one of `lanes`, or with None a session of its own."""
     if lanes is not None:
@@ -127,13 +138,19 @@ def check_publishable(stream: str, messages: list[IntegrationMessage], max_messa
     """
     for message in messages:
         version = message.properties["version"]
-        if message.size > max_message_bytes:
+        try:
+            size, property_size = message.size, message.property_size
+        except UnicodeEncodeError:
+            raise EventNotStorableError(
+                f"{stream}: the message for version {version} is not well-formed Unicode: correct the integration"
+            ) from None
+        if size > max_message_bytes:
             raise CommitTooLargeError(
-                f"{stream}: the message for {message.subject} at version {version} takes {message.size:,} bytes, "
+                f"{stream}: the message for {message.subject} at version {version} takes {size:,} bytes, "
                 f"at most {max_message_bytes:,} can be published: send a thin event, or keep the content elsewhere"
             )
-        if message.property_size > MAX_PROPERTY_BYTES:
+        if property_size > MAX_PROPERTY_BYTES:
             raise CommitTooLargeError(
                 f"{stream}: the properties for {message.subject} at version {version} take "
-                f"{message.property_size:,} bytes, at most {MAX_PROPERTY_BYTES:,} can be published: carry less metadata"
+                f"{property_size:,} bytes, at most {MAX_PROPERTY_BYTES:,} can be published: carry less metadata"
             )

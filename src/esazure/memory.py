@@ -14,18 +14,19 @@ from uuid import UUID, uuid4
 from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, TId
-from esazure.errors import ConcurrencyError
+from esazure.errors import ConcurrencyError, DispatchError, RefusedError
 from esazure.events import Commit, CommitRecord
 from esazure.integration import (
     LANES,
     MAX_MESSAGE_BYTES,
     Integration,
     IntegrationMessage,
+    check_lanes,
     check_publishable,
     messages_of,
     whole,
 )
-from esazure.ports import IEventProducer
+from esazure.ports import IEventProducer, IOutboxStore, Lease, OutboxRow, Swept
 from esazure.repository import CommitStore, EventsRepository, utc_now
 
 __all__ = ["InMemoryEventProducer", "InMemoryEventsRepository", "InMemoryStore"]
@@ -33,14 +34,17 @@ __all__ = ["InMemoryEventProducer", "InMemoryEventsRepository", "InMemoryStore"]
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
 
-class InMemoryStore(CommitStore):
+class InMemoryStore(CommitStore, IOutboxStore):
     """Keeps everything in this process, for as long as the object lives."""
 
     def __init__(self, *, clock: Callable[[], datetime] = utc_now) -> None:
         self.clock = clock
         self._store_id = uuid4()
         self._streams: dict[str, list[CommitRecord]] = {}
-        self._outbox: dict[str, set[int]] = {}
+        self._outbox: dict[str, dict[int, datetime]] = {}
+        self._leases: dict[str, Lease] = {}
+        self.quarantine: dict[tuple[str, int], str] = {}
+        """Stream and first version of each commit that was set aside, and why."""
 
     @property
     def store_id(self) -> UUID:
@@ -58,25 +62,54 @@ class InMemoryStore(CommitStore):
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         stream.append(record)
         if outbox:
-            self._outbox.setdefault(record.stream, set()).add(record.first_version)
+            self._outbox.setdefault(record.stream, {})[record.first_version] = self.clock()
 
     async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
         """See `ICommitStore.read`."""
         records = self._streams.get(stream, [])
         return [record for record in records if to_version is None or record.first_version <= to_version]
 
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[CommitRecord]:
+    async def unpublished(
+        self, stream: str, *, before_version: int, limit: int | None = None
+    ) -> Sequence[CommitRecord]:
         """See `ICommitStore.unpublished`."""
-        waiting = self._outbox.get(stream, set())
+        waiting = self._outbox.get(stream, {})
         return [
             record
             for record in self._streams.get(stream, [])
             if record.first_version in waiting and record.first_version < before_version
-        ]
+        ][:limit]
 
-    async def mark_published(self, record: CommitRecord) -> None:
+    async def mark_published(self, record: CommitRecord) -> bool:
         """See `ICommitStore.mark_published`."""
-        self._outbox.get(record.stream, set()).discard(record.first_version)
+        return self._outbox.get(record.stream, {}).pop(record.first_version, None) is not None
+
+    @property
+    def partitions(self) -> Sequence[str]:
+        """One for all: a process has little to share out."""
+        return ("0",)
+
+    async def sweep(self, partition: str) -> Swept:
+        """See `IOutboxStore.sweep`."""
+        now = self.clock()
+        rows = [
+            OutboxRow(stream, first, (now - stored_at).total_seconds())
+            for stream, waiting in sorted(self._outbox.items())
+            for first, stored_at in sorted(waiting.items())
+        ]
+        return Swept(rows, self._leases.get(partition))
+
+    async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
+        """See `IOutboxStore.write_lease`."""
+        if self._leases.get(partition) != seen:
+            return None
+        self._leases[partition] = Lease(owner, epoch, uuid4().hex)
+        return self._leases[partition]
+
+    async def set_aside(self, record: CommitRecord, reason: str) -> None:
+        """See `IOutboxStore.set_aside`; what was set aside is in `quarantine`."""
+        if await self.mark_published(record):
+            self.quarantine[record.stream, record.first_version] = reason
 
 
 class InMemoryEventsRepository(EventsRepository[A, TId]):
@@ -93,7 +126,7 @@ class InMemoryEventProducer(IEventProducer):
         self, *, integration: Integration = whole, lanes: int | None = LANES, max_message_bytes: int = MAX_MESSAGE_BYTES
     ) -> None:
         self._integration = integration
-        self._lanes = lanes
+        self._lanes = check_lanes(lanes)
         self._max_message_bytes = max_message_bytes
         self.messages: list[IntegrationMessage] = []
         """What was dispatched, oldest first; a commit that is dispatched again is here again."""
@@ -104,4 +137,9 @@ class InMemoryEventProducer(IEventProducer):
 
     async def dispatch(self, commit: Commit[Any]) -> None:
         """See `IEventProducer.dispatch`."""
-        self.messages.extend(messages_of(commit, self._integration, self._lanes))
+        messages = messages_of(commit, self._integration, self._lanes)
+        try:
+            check_publishable(commit.stream, messages, self._max_message_bytes)
+        except RefusedError as error:
+            raise DispatchError(str(error), unpublishable=True) from None
+        self.messages.extend(messages)

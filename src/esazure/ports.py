@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -54,21 +55,87 @@ class ICommitStore(Protocol):
         raise NotImplementedError
 
     @abstractmethod
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[CommitRecord]:
-        """The commits that begin before this version and still have an outbox row, oldest first."""
+    async def unpublished(
+        self, stream: str, *, before_version: int, limit: int | None = None
+    ) -> Sequence[CommitRecord]:
+        """The commits that begin before this version and still have an outbox row: the oldest `limit`, oldest first.
+
+        Raises:
+            CorruptStreamError: an outbox row has lost its commit, or a row cannot be what was written.
+            StoreError: the store could not be read.
+        """
         raise NotImplementedError
 
     @abstractmethod
-    async def mark_published(self, record: CommitRecord) -> None:
-        """Remove the outbox row. Removing it twice is fine: somebody else may have published the commit too."""
+    async def mark_published(self, record: CommitRecord) -> bool:
+        """Remove the outbox row. False when it was gone already: somebody else has published the commit, too."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A commit that is not yet published."""
+
+    stream: str
+    first_version: int
+    age: float
+    """Seconds since it was stored, by the store's own clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who works on a partition. Efficiency only: two holders at a time would repeat messages, and lose nothing."""
+
+    owner: str
+    """Empty when it was given up."""
+    epoch: int
+    """Grows by one each time the lease changes hands."""
+    tag: str
+    """Changes with every write; a write succeeds only on the tag it was decided on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a partition holds for a relay."""
+
+    rows: Sequence[OutboxRow]
+    """By stream, and in version order within it."""
+    lease: Lease | None
+
+
+class IOutboxStore(ICommitStore, Protocol):
+    """A store whose outbox relays can work on, partition by partition."""
+
+    @property
+    @abstractmethod
+    def partitions(self) -> Sequence[str]:
+        """The names of all partitions; a stream is in one of them for ever."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def sweep(self, partition: str) -> Swept:
+        """Every outbox row of a partition, and its lease."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
+        """Replace the lease last seen; None when it has changed since, or when nobody knows."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def set_aside(self, record: CommitRecord, reason: str) -> None:
+        """Take an unpublishable commit out of the outbox and keep it apart, with the reason, in one step."""
 
 
 class IOutbox(Protocol):
     """What one repository has stored and nobody has published yet."""
 
     @abstractmethod
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[Commit[Any]]:
-        """Commits of the stream that begin before this version and wait for publication, oldest first."""
+    async def unpublished(self, stream: str, *, before_version: int, limit: int | None = None) -> Sequence[Commit[Any]]:
+        """Commits of the stream that begin before this version and wait for publication: the oldest `limit` of them.
+
+        Each is decoded when it is reached, and only then raises CorruptStreamError or UnknownEventTypeError.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -165,4 +232,8 @@ __all__ = [
     "IEventsRepository",
     "IEventsService",
     "IOutbox",
+    "IOutboxStore",
+    "Lease",
+    "OutboxRow",
+    "Swept",
 ]

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, overload
 from uuid import uuid4
 
 from typing_extensions import TypeVar
@@ -119,6 +119,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         commit = state.in_doubt or self._new_commit(aggregate)
         if before_io is not None:
             before_io(commit)
+        state.persisting = True
         try:
             await self._store.insert(commit.record, outbox=self._outbox is not None)
         except ConcurrencyError:
@@ -128,19 +129,30 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             state.in_doubt = commit
             error.retry = lambda: self.append(aggregate)
             raise
-        except EsAzureError:
-            raise  # a definite refusal of this attempt; says nothing of an earlier one still in doubt
+        except EsAzureError as error:
+            if state.in_doubt is None:
+                raise
+            # A definite refusal of this attempt says nothing of the earlier one that was never answered.
+            unknown = AppendOutcomeUnknownError(
+                commit.stream, expected=commit.record.expected_version, commit_id=commit.commit_id
+            )
+            unknown.retry = lambda: self.append(aggregate)
+            raise unknown from error
         except BaseException:
             state.in_doubt = commit  # cancelled, or a failure no store should let out: nobody knows
             raise
+        finally:
+            state.persisting = False
         accept(aggregate, commit)
         return commit
 
     async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
         """Load and rebuild. See `IEventsRepository.rehydrate`."""
-        if version is not None and version < 1:
-            raise ValueError(f"versions count from 1, there is no version {version}")
+        if version is not None and not 1 <= version <= MAX_VERSION:
+            raise ValueError(f"versions count from 1 to {MAX_VERSION:,}, there is no version {version}")
         aggregate = self._class(id)
+        if aggregate.pending:
+            raise TypeError(f"{self._class.__name__}.__init__ must not record: every load would; use a class method")
         stream = stream_of(aggregate)
         records = await self._store.read(stream, to_version=version)
         if not records:
@@ -207,14 +219,33 @@ class StreamOutbox(IOutbox):
         self._store = store
         self._decode = decode
 
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[Commit[Any]]:
+    async def unpublished(self, stream: str, *, before_version: int, limit: int | None = None) -> Sequence[Commit[Any]]:
         """See `IOutbox.unpublished`."""
-        records = await self._store.unpublished(stream, before_version=before_version)
-        return [self._decode(record) for record in records]
+        return _Decoded(await self._store.unpublished(stream, before_version=before_version, limit=limit), self._decode)
 
     async def mark_published(self, commit: Commit[Any]) -> None:
         """See `IOutbox.mark_published`."""
         await self._store.mark_published(commit.record)
+
+
+class _Decoded(Sequence[Commit[Any]]):
+    """Commits decoded one at a time, when asked for: one that is damaged must not hold back those before it."""
+
+    def __init__(self, records: Sequence[CommitRecord], decode: Callable[[CommitRecord], Commit[Any]]) -> None:
+        self._records = records
+        self._decode = decode
+
+    @overload
+    def __getitem__(self, index: int) -> Commit[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Commit[Any]]: ...
+    def __getitem__(self, index: int | slice) -> Commit[Any] | Sequence[Commit[Any]]:
+        if isinstance(index, slice):
+            return _Decoded(self._records[index], self._decode)
+        return self._decode(self._records[index])
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 def check_limits(record: CommitRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from inspect import isawaitable
+from itertools import chain
 from random import uniform
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
+BACKLOG = 32
+"""How many earlier commits a `persist` publishes before its own; when more wait, it leaves the rest to a relay."""
+
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
 """Seconds between two attempts of `update`; the longest is reached after six conflicts."""
@@ -30,8 +34,9 @@ _log = logging.getLogger("esazure.service")
 class EventsService(IEventsService[A, TId], Generic[A, TId]):
     """Persists through a repository and announces through a producer.
 
-    Without a producer, commits wait in the outbox for somebody else to publish them; where nobody ever will, make the
-    repository with `outbox=False`, or the rows stay for good.
+    One repository's outbox belongs to one producer: two services over the same outbox with different topics would
+    publish each other's commits. Without a producer, commits wait in the outbox for somebody else to publish them;
+    where nobody ever will, make the repository with `outbox=False`, or the rows stay for good.
     """
 
     def __init__(self, repository: IEventsRepository[A, TId], producer: IEventProducer | None = None) -> None:
@@ -67,7 +72,8 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             if outbox is not None and commit.first_version > 1:
                 from asyncio import create_task  # noqa: PLC0415 - see the top of the file
 
-                behind = create_task(outbox.unpublished(commit.stream, before_version=commit.first_version))
+                look = outbox.unpublished(commit.stream, before_version=commit.first_version, limit=BACKLOG + 1)
+                behind = create_task(look)
 
         try:
             commit = await self._repository.append(aggregate, before_io=before_io)
@@ -131,21 +137,32 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         if outbox is None:
             await producer.dispatch(commit)
             return
+        accepted = False
         try:
-            earlier = await behind if behind is not None else ()
-            for owed in (*earlier, commit):
+            earlier: Sequence[Commit[Any]] = await behind if behind is not None else ()
+            backlog = len(earlier) > BACKLOG
+            for owed in earlier[:BACKLOG] if backlog else chain(earlier, (commit,)):
+                accepted = False
                 await producer.dispatch(owed)
+                accepted = True
                 await outbox.mark_published(owed)
         except Exception as error:  # noqa: BLE001 - stored is stored: no failure from here on is persist's
-            self.undispatched += 1
             # The text of a foreign exception may quote a payload; ours never does.
             why = f"{type(error).__name__}: {error}" if isinstance(error, EsAzureError) else type(error).__name__
-            _log.warning(
-                "%s: version %d is stored but not dispatched (%s); its outbox row waits",
-                commit.stream,
-                commit.last_version,
-                why,
-            )
+            if accepted:
+                _log.warning("%s: published, but an outbox row remains (%s): it will be sent again", commit.stream, why)
+                return
+        else:
+            if not backlog:
+                return
+            why = f"more than {BACKLOG} earlier commits wait"
+        self.undispatched += 1
+        _log.warning(
+            "%s: version %d is stored but not dispatched (%s); its outbox row waits",
+            commit.stream,
+            commit.last_version,
+            why,
+        )
 
 
 async def _discard(task: asyncio.Task[Any]) -> None:

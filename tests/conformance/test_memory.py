@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from esazure.events import CommitRecord
@@ -21,6 +23,9 @@ class TestInMemoryStore(CommitStoreConformance):
 
     async def remove(self, store: InMemoryStore, record: CommitRecord) -> None:
         store._streams[record.stream].remove(record)
+
+    def another(self, store: InMemoryStore) -> nullcontext[InMemoryStore]:
+        return nullcontext(store)  # whoever has the object has the store
 
 
 class Producers:

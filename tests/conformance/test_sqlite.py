@@ -32,6 +32,9 @@ class TestSqliteStore(CommitStoreConformance):
         with closing(sqlite3.connect(store._path)) as db, db:
             db.execute("DELETE FROM commits WHERE commit_id = ?", (record.commit_id,))
 
+    def another(self, store: SqliteStore) -> SqliteStore:
+        return SqliteStore(store._path)
+
     async def fill(self, store: SqliteStore, records: Sequence[CommitRecord]) -> None:
         columns = "stream, commit_id, first_version, count, occurred_at, metadata, payload"
         with closing(sqlite3.connect(store._path)) as db, db:

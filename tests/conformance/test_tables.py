@@ -15,6 +15,10 @@ from esazure.testing.conformance import CommitStoreConformance
 
 @pytest.mark.azurite
 class TestTableStore(CommitStoreConformance):
+    @pytest.fixture(autouse=True)
+    def account(self, tables: str) -> None:
+        self.tables = tables
+
     @pytest.fixture
     async def store(self, tables: str) -> AsyncIterator[TableStore]:
         async with TableStore.from_connection_string(tables, table=f"t{uuid4().hex}") as store:
@@ -29,3 +33,6 @@ class TestTableStore(CommitStoreConformance):
 
     async def remove(self, store: TableStore, record: CommitRecord) -> None:
         await table_rows.remove(store, record)
+
+    def another(self, store: TableStore) -> TableStore:
+        return TableStore.from_connection_string(self.tables, table=store._gateway._client.table_name)

@@ -22,7 +22,7 @@ from azure.servicebus.exceptions import (
 from tests.servicebus.support import commits_of
 
 from esazure import CommitTooLargeError, DispatchError
-from esazure.servicebus.translation import ClosedError, dispatch_error, judge
+from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge
 
 
 def wrapped(inner: object) -> ServiceBusError:
@@ -38,6 +38,12 @@ def token_refused(status: object) -> ServiceBusAuthenticationError:
     return ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"amqp:client-error", status_code=status))
 
 
+def refused_by_the_token_service(status: int) -> ClientAuthenticationError:
+    error = ClientAuthenticationError("no")
+    error.status_code = status
+    return error
+
+
 TOKEN_EXPIRED = ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"amqp:internal-error"))
 
 
@@ -51,12 +57,12 @@ TOKEN_EXPIRED = ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"
         (ServiceBusAuthorizationError(), "the namespace does not accept the credential"),
         (token_refused(401), "the namespace does not accept the credential"),
         (token_refused(404), "the namespace does not accept the credential"),
-        (wrapped(ClientAuthenticationError("no")), "the namespace does not accept the credential"),
+        (wrapped(refused_by_the_token_service(401)), "the namespace does not accept the credential"),
         (MessageSizeExceededError(), "a message is larger than the broker takes"),
         (CommitTooLargeError(), "a message is larger than the broker takes"),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, ""), "a message is not well-formed Unicode"),
         (with_condition(b"amqp:not-allowed"), "the broker refuses the messages as they are"),
-        (with_condition(b"com.microsoft:argument-error"), "the broker refuses the messages as they are"),
+        (with_condition(b"com.microsoft:argument-error"), "the broker cannot read a message"),
     ],
 )
 def test_what_fails_again_until_somebody_changes_something(error: Exception, why: str) -> None:
@@ -79,6 +85,8 @@ def test_what_fails_again_until_somebody_changes_something(error: Exception, why
         (token_refused(b"amqp:client-error"), "the broker cannot be reached"),
         (TOKEN_EXPIRED, "the broker cannot be reached"),
         (ClosedError(), "its ServiceBus was closed"),
+        (LateTurnError(), "others were before it for too long and nothing of it was sent"),
+        (wrapped(ClientAuthenticationError("no identity for a moment")), "no token could be had for it"),
         (wrapped(ServiceRequestError("no route to the token service")), "the connection failed in an unexpected way"),
         (with_condition(b"com.microsoft:something-new"), "the connection failed in an unexpected way"),
         (RuntimeError(), "the connection failed in an unexpected way"),
@@ -90,7 +98,7 @@ def test_what_is_worth_another_try(error: Exception, why: str) -> None:
     assert not verdict.permanent
 
 
-@pytest.mark.parametrize("error", [ServiceBusServerBusyError(), ServiceBusQuotaExceededError()])
+@pytest.mark.parametrize("error", [ServiceBusServerBusyError(), ServiceBusQuotaExceededError(), LateTurnError()])
 def test_a_no_over_a_link_that_works_keeps_the_link(error: Exception) -> None:
     assert judge(error).link_is_fine
 
@@ -111,6 +119,30 @@ async def test_the_error_says_which_versions_why_and_what_to_do() -> None:
     assert "Customer.ada: versions 2 to 3 are stored" in str(dispatch_error(second, "customers", TimeoutError()))
 
 
+@pytest.mark.parametrize(
+    ("error", "unpublishable"),
+    [
+        (MessageSizeExceededError(), True),
+        (CommitTooLargeError(), True),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, ""), True),
+        (with_condition(b"amqp:decode-error"), True),
+        (with_condition(b"com.microsoft:argument-error"), True),
+        (with_condition(b"amqp:not-allowed"), False),
+        (MessagingEntityNotFoundError(), False),
+        (MessagingEntityDisabledError(), False),
+        (token_refused(401), False),
+        (ServiceBusServerBusyError(), False),
+    ],
+)
+async def test_only_the_messages_themselves_make_a_commit_unpublishable(
+    error: Exception, *, unpublishable: bool
+) -> None:
+    (commit,) = await commits_of(("a",), id="ada")
+    assert dispatch_error(commit, "customers", error).unpublishable is unpublishable
+
+
 def test_a_dispatch_error_is_not_permanent_unless_it_says_so() -> None:
     assert not DispatchError("text").permanent
     assert DispatchError("text", permanent=True).permanent
+    assert not DispatchError("text", permanent=True).unpublishable
+    assert DispatchError("text", unpublishable=True).permanent

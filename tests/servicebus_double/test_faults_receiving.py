@@ -1,4 +1,7 @@
-"""Fault suite, receivers: what the SDK does when the broker or the network misbehaves. Against the double only."""
+"""Fault suite, receivers: what the SDK does when the broker or the network misbehaves. Against the double only.
+
+Pinned to 7.15: the 7.14 SDK settles without waiting for an answer, so it never learns that a settlement failed.
+"""
 
 import asyncio
 

@@ -17,12 +17,13 @@ from tests.servicebus_double.raw_client import (
     SASL_HEADER,
     RawClient,
     message,
+    put,
     raw_client,
     raw_session,
 )
 from tests.servicebus_double.support import texts, until
 
-from esazure.testing.servicebus import Drop, MessageState, ServiceBusDouble
+from esazure.testing.servicebus import Drop, MessageState, Reject, ServiceBusDouble
 from esazure.testing.servicebus.amqp_types import Described, Symbol, Uint, Ulong
 from esazure.testing.servicebus.encoding import encode
 from esazure.testing.servicebus.performatives import ACCEPTED, FRAME_HEADER, Code, frame, read, write
@@ -359,6 +360,28 @@ class TestReceiving:
         tag = (await client.expect(Code.TRANSFER))[2]
         answer = await request(client, "q", "renew-lock", {"lock-tokens": [uuid.UUID(bytes_le=tag)]})
         assert answer.application_properties["statusCode"] == 200
+
+
+class TestFaults:
+    async def test_a_fault_for_an_attach_leaves_tokens_and_management_alone(
+        self, bus: ServiceBusDouble, client: RawClient
+    ) -> None:
+        planned = bus.faults.next_attach(Reject("amqp:not-found"), times=None)
+        for handle, address in enumerate(("$cbs", "q/$management")):
+            assert (await client.attach_sender(address, handle=handle))[6] is not None
+        assert (await client.attach_sender("q", handle=2))[6] is None
+        assert planned.hits == 1
+
+    async def test_held_deliveries_go_out_on_credit_that_was_granted_before(
+        self, bus: ServiceBusDouble, client: RawClient
+    ) -> None:
+        await client.attach_receiver("q")
+        client.grant(1)
+        bus.faults.hold_deliveries = True
+        await put(bus, "1")
+        assert texts(bus.messages("q")) == ["1"]
+        bus.faults.hold_deliveries = False
+        await client.expect(Code.TRANSFER)
 
 
 class TestAttaching:

@@ -54,6 +54,14 @@ def test_the_state_is_shown_to_who_peeks_or_deferred(*, deferred: bool, peeked: 
     assert annotations[Symbol("x-opt-message-state")] == b"\x71\x00\x00\x00" + bytes((shown,))
 
 
+def test_a_message_out_of_turn_carries_its_token() -> None:
+    token = uuid.uuid4()
+    annotations = section(0x71, {Symbol("x-opt-lock-token"): token})
+    assert annotations in render(stored(BODY, lock_token=token), with_token=True)
+    assert annotations not in render(stored(BODY, lock_token=token))
+    assert Sections(render(stored(BODY), with_token=True)).body == Sections(BODY).body
+
+
 def test_added_properties_leave_the_others_their_width() -> None:
     raw = section(0x74, {"small": Ubyte(1), "changed": 1}) + BODY
     rendered = Sections(render(stored(raw, added_properties={"changed": 2, "DeadLetterReason": "bad"})))

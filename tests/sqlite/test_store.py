@@ -31,7 +31,8 @@ from esazure.errors import (
     StoreUnavailableError,
 )
 from esazure.events import CommitRecord, DomainEvent
-from esazure.sqlite import SqliteStore, _prepare
+from esazure.sqlite import SqliteStore
+from esazure.sqlite.statements import prepare
 
 STREAM = "Diary.one"
 MARKER = "payload-marker"
@@ -177,7 +178,7 @@ class TestOpening:
                     looks.append(sql)
                     if len(looks) == 2:
                         with closing(connect(file, isolation_level=None)) as other:
-                            ids.append(_prepare(other, file, 1))
+                            ids.append(prepare(other, file, 1))
                 return super().execute(sql, *parameters)
 
         connect, ids = sqlite3.connect, list[UUID]()
@@ -234,6 +235,9 @@ class TestOpening:
             lambda: store.read(STREAM),
             lambda: store.unpublished(STREAM, before_version=9),
             lambda: store.mark_published(commit()),
+            lambda: store.sweep("0"),
+            lambda: store.write_lease("0", None, owner="ada", epoch=1),
+            lambda: store.set_aside(commit(), "too large"),
         ]
         for call in calls:
             with pytest.raises(StoreError, match="is not open"):
@@ -307,18 +311,27 @@ class TestLocks:
         waiting = commit()
         await store.insert(waiting, outbox=True)
         with locked(file) as release:
-            for call in (partial(store.insert, commit(2), outbox=True), partial(store.mark_published, waiting)):
+            for call in (
+                partial(store.insert, commit(2), outbox=True),
+                partial(store.mark_published, waiting),
+                partial(store.set_aside, waiting, "too large"),
+            ):
                 begin = time.monotonic()
                 with pytest.raises(StoreUnavailableError, match=STREAM):
                     await call()
                 assert 0.15 < time.monotonic() - begin < 1.5
+            with pytest.raises(StoreUnavailableError):
+                await store.write_lease("0", None, owner="ada", epoch=1)
             assert list(await store.read(STREAM)) == [waiting], "reads go on"
+            assert len((await store.sweep("0")).rows) == 1
             release()
             assert list(await store.unpublished(STREAM, before_version=9)) == [waiting]
         await store.insert(commit(2), outbox=True)
         assert await on_writer(store, "PRAGMA synchronous") == [(2,)], (
             "a failed mark_published must not cost durability"
         )
+        assert (await store.sweep("0")).lease is None
+        assert [row.stream for row in (await store.sweep("0")).rows] == [STREAM, STREAM]
 
     async def test_opening_a_new_file_that_is_locked_is_unavailable(self, file: Path) -> None:
         with locked(file), pytest.raises(StoreUnavailableError):
@@ -451,6 +464,64 @@ class TestCancelling:
 async def created(file: Path) -> Path:
     async with SqliteStore(file):
         return file
+
+
+class TestForRelays:
+    async def test_ages_are_measured_by_the_clock_of_sqlite_and_not_by_the_stores(self, file: Path) -> None:
+        async with SqliteStore(file, clock=lambda: datetime(1990, 1, 1, tzinfo=UTC)) as store:
+            await store.events(Diary).append(diary())
+            change(file, "UPDATE outbox SET stored_at = stored_at - 2.0")
+            (row,) = (await store.sweep("0")).rows
+        assert (row.stream, row.first_version) == (STREAM, 1)
+        assert 2 * 86_400 <= row.age < 2 * 86_400 + 60
+
+    async def test_when_the_clock_was_set_back_nothing_is_older_than_now(self, store: SqliteStore, file: Path) -> None:
+        await store.insert(commit(), outbox=True)
+        change(file, "UPDATE outbox SET stored_at = stored_at + 1.0")
+        assert [row.age for row in (await store.sweep("0")).rows] == [0.0]
+
+    async def test_what_was_set_aside_is_kept_with_reason_and_time(self, store: SqliteStore, file: Path) -> None:
+        record = commit()
+        await store.insert(record, outbox=True)
+        await store.set_aside(record, "DispatchError: too large")
+        await store.set_aside(record, "again")
+        with closing(sqlite3.connect(file)) as db:
+            ((*what, when),) = db.execute("SELECT * FROM quarantine")
+        assert what == [STREAM, 1, "DispatchError: too large"]
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()) < 60
+
+    async def test_what_did_not_wait_is_not_set_aside(self, store: SqliteStore, file: Path) -> None:
+        await store.insert(commit(), outbox=False)
+        await store.set_aside(commit(), "too large")
+        with closing(sqlite3.connect(file)) as db:
+            assert db.execute("SELECT * FROM quarantine").fetchall() == []
+
+    async def test_setting_aside_is_one_step(self, store: SqliteStore, file: Path) -> None:
+        await store.insert(commit(), outbox=True)
+        change(file, "DROP TABLE quarantine")
+        with pytest.raises(StoreError):
+            await store.set_aside(commit(), "too large")
+        assert len((await store.sweep("0")).rows) == 1
+
+    @pytest.mark.parametrize("damage", ["stored_at = 'payload-marker'", "first_version = 'payload-marker'"])
+    async def test_a_damaged_outbox_row_is_an_error(self, store: SqliteStore, file: Path, damage: str) -> None:
+        await store.insert(commit(), outbox=True)
+        change(file, "DROP TABLE outbox")
+        change(file, "CREATE TABLE outbox (stream, first_version, stored_at)")
+        change(file, "INSERT INTO outbox VALUES (?, 1, 2460000.5)", STREAM)
+        change(file, f"UPDATE outbox SET {damage}")  # noqa: S608 - a constant
+        with pytest.raises(CorruptStreamError) as caught:
+            await store.sweep("0")
+        assert_silent(caught.value)
+
+    async def test_of_two_processes_one_gets_the_lease(self, store: SqliteStore, file: Path) -> None:
+        async with SqliteStore(file) as other:
+            for epoch in range(1, 4):
+                seen = (await store.sweep("0")).lease
+                taken = await asyncio.gather(
+                    *[each.write_lease("0", seen, owner="relay", epoch=epoch) for each in (store, other)]
+                )
+                assert sum(lease is not None for lease in taken) == 1
 
 
 class TestRefusals:

@@ -16,13 +16,15 @@ import esazure
 PUBLIC = {
     "esazure": """
         AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Commit CommitStore CommitTooLargeError
-        ConcurrencyError CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope EventNotStorableError EventsService
-        IEventProducer IEventsRepository IEventsService Integration IntegrationEvent IntegrationMessage InvalidIdError
-        ReadOnlyAggregateError RefusedError StoreError StoreMismatchError StoreUnavailableError UnknownEventTypeError
-        UnusableAggregateError current_metadata metadata thin whole
+        ConcurrencyError CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope EventNotStorableError
+        EventsService IEventProducer IEventsRepository IEventsService Integration IntegrationEvent IntegrationMessage
+        InvalidIdError ReadOnlyAggregateError RefusedError StoreError StoreMismatchError StoreUnavailableError
+        UnknownEventTypeError UnusableAggregateError current_metadata metadata thin whole
     """,
     "esazure.memory": "InMemoryEventProducer InMemoryEventsRepository InMemoryStore",
-    "esazure.ports": "ICommitStore IEventProducer IEventsRepository IEventsService IOutbox",
+    "esazure.ports": """
+        ICommitStore IEventProducer IEventsRepository IEventsService IOutbox IOutboxStore Lease OutboxRow Swept
+    """,
     "esazure.servicebus": "ServiceBus ServiceBusEventProducer",
     "esazure.sqlite": "SqliteStore",
     "esazure.tables": "TableStore",

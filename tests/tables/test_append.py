@@ -12,7 +12,7 @@ from esazure import AppendOutcomeUnknownError, ConcurrencyError, StoreError, Sto
 from esazure.events import CommitRecord
 from esazure.tables import append as append_module
 from esazure.tables.append import append
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
+from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.rows import commit_rows
 
 RECORD = CommitRecord("Counter.a", "mine", 3, 2, "2026-01-01T00:00:00+00:00", "{}", 'A {}\nA {"secret":1}')
@@ -28,13 +28,14 @@ class Script(ITableGateway):
         self.sent: list[Sequence[Operation]] = []
         self.asked: list[tuple[str, str, str]] = []
 
-    async def submit(self, operations: Sequence[Operation]) -> None:
+    async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
         self.sent.append(operations)
         answer = self.submits.pop(0)
         if answer is not None:
             raise answer
+        return ["etag"] * len(operations)
 
-    async def query(self, partition: str, low: str, high: str) -> list[Mapping[str, Any]]:
+    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[Mapping[str, Any]]:
         self.asked.append((partition, low, high))
         answer = self.queries.pop(0)
         if isinstance(answer, Exception):
@@ -74,9 +75,9 @@ async def test_a_taken_slot_with_our_commit_id_is_our_own_write() -> None:
 
 async def test_a_taken_slot_with_another_commit_id_is_a_conflict_even_at_the_first_attempt() -> None:
     script = Script(RowExistsError(), queries=[[{"cid": "theirs", "n": 5}]])
-    with pytest.raises(ConcurrencyError, match=r"Counter\.a is at version 7, this copy was loaded at 2") as caught:
+    with pytest.raises(ConcurrencyError, match=r"Counter\.a has moved on, this copy was loaded at 2") as caught:
         await run(script)
-    assert (caught.value.expected, caught.value.actual) == (2, 7)
+    assert (caught.value.expected, caught.value.actual) == (2, None)
 
 
 async def test_a_conflict_after_lost_answers_is_still_a_conflict() -> None:
@@ -108,10 +109,25 @@ async def test_a_refusal_after_a_lost_answer_is_unknown() -> None:
     assert (caught.value.expected, caught.value.commit_id) == (2, "mine")
 
 
+async def test_a_service_that_does_not_know_tables_is_a_refusal_or_unknown_after_a_lost_answer() -> None:
+    with pytest.raises(StoreError, match="is the endpoint right"):
+        await run(Script(RowMissingError()))
+    with pytest.raises(AppendOutcomeUnknownError):
+        await run(Script(OutcomeUnknownError(), RowMissingError()))
+
+
+async def test_an_unknown_outcome_says_what_the_last_failure_was() -> None:
+    refused = StoreError("not allowed")
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
+        await run(Script(OutcomeUnknownError(), refused))
+    assert caught.value.__cause__ is refused
+
+
 async def test_silence_until_the_deadline_is_unknown_and_takes_no_longer() -> None:
     class Silent(Script):
-        async def submit(self, operations: Sequence[Operation]) -> None:
+        async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
             await asyncio.sleep(60)
+            return []
 
     started = asyncio.get_running_loop().time()
     with pytest.raises(AppendOutcomeUnknownError) as caught:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
 from aiohttp import web
-from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.credentials import AccessToken, AzureNamedKeyCredential
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 from azure.data.tables.aio import TableClient
 from tests.support.table_proxy import Forward, TableProxy
+from tests.support.table_rows import remove
 
 from esazure import (
     AppendOutcomeUnknownError,
@@ -21,6 +24,15 @@ from esazure import (
 )
 from esazure.events import CommitRecord
 from esazure.tables import TableStore
+from esazure.tables.append import append
+from esazure.tables.gateway import (
+    OutcomeUnknownError,
+    RowExistsError,
+    RowMissingError,
+    SdkTableGateway,
+    TableMissingError,
+    _meaning_for_a_write,
+)
 from esazure.tables.rows import outbox_key, partition_of
 from esazure.testing.conformance import Counter
 
@@ -66,6 +78,68 @@ def test_the_repr_shows_where_and_no_key() -> None:
     assert re.fullmatch(r"<TableStore http://127\.0\.0\.1:1/events>", repr(store))
 
 
+@pytest.mark.parametrize("endpoint", [ACCOUNT, "https://a.table.core.windows.net/?sv=1&sig=secret"])
+def test_an_endpoint_that_holds_a_secret_is_refused_and_not_shown(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="use from_connection_string") as caught:
+        TableStore(endpoint, credential=AzureNamedKeyCredential("someone", "c2VjcmV0LWtleQ=="))
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_credential_that_fails_is_found_at_once_and_is_definite() -> None:
+    class NoToken:
+        async def get_token(self, *scopes: str, **options: object) -> AccessToken:
+            raise ClientAuthenticationError("no identity here")
+
+        async def close(self) -> None: ...
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    store = TableStore("https://someone.table.core.windows.net", credential=NoToken(), deadline=30)
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(StoreError, match="no token or signature could be made") as caught:
+        await store.__aenter__()
+    assert not isinstance(caught.value, StoreUnavailableError)
+    gateway = SdkTableGateway(store._make_client(), patience=30)
+    with pytest.raises(StoreError, match="no token or signature"):
+        await append(gateway, commit(), "00", [("create", {"PartitionKey": "00", "RowKey": "e"})], deadline=30)
+    await gateway.close()
+    assert asyncio.get_running_loop().time() - started < 10
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 408, 429, 500, 503, 507, 520, 599])
+def test_only_an_answer_that_blames_the_request_is_a_definite_refusal(status: int) -> None:
+    assert isinstance(_meaning_for_a_write(_answer(status)), OutcomeUnknownError)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning"),
+    [
+        (400, "InvalidInput", StoreError),
+        (403, "AuthorizationFailure", StoreError),
+        (404, "ResourceNotFound", RowMissingError),
+        (404, "TableNotFound", TableMissingError),
+        (409, "EntityAlreadyExists", RowExistsError),
+        (409, None, RowExistsError),
+        (409, "AccountBeingCreated", StoreError),
+        (409, "TableBeingDeleted", StoreUnavailableError),
+        (412, "UpdateConditionNotSatisfied", RowExistsError),
+        (413, "RequestBodyTooLarge", StoreError),
+    ],
+)
+def test_a_refusal_is_told_by_its_code(status: int, code: str | None, meaning: type[Exception]) -> None:
+    assert type(_meaning_for_a_write(_answer(status, code))) is meaning
+
+
+def _answer(status: int, code: str | None = None) -> HttpResponseError:
+    error = HttpResponseError("text that may quote a key")
+    error.status_code = status
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
+
+
 async def test_a_store_that_is_not_open_says_so() -> None:
     store = TableStore.from_connection_string(ACCOUNT)
     with pytest.raises(StoreError, match="not open"):
@@ -78,6 +152,10 @@ async def test_an_account_that_cannot_be_reached_is_unavailable(unused_tcp_port:
     with pytest.raises(StoreUnavailableError) as caught:
         await store.__aenter__()
     assert "c2VjcmV0" not in str(caught.value)
+
+
+async def ask_for_an_hour(kind: str, forward: Forward) -> web.StreamResponse:
+    return web.Response(status=503, headers={"Retry-After": "3600"})
 
 
 @pytest.mark.azurite
@@ -141,6 +219,64 @@ class TestOnAzurite:
             await store._gateway._client.delete_table()
             with pytest.raises(StoreError, match="table does not exist"):
                 await store.mark_published(commit())
+
+    async def test_opened_twice_at_a_time_is_refused_and_again_is_fine(self, tables: str) -> None:
+        store = TableStore.from_connection_string(tables, table=fresh_name())
+        async with store:
+            with pytest.raises(StoreError, match="open already"):
+                await store.__aenter__()
+            await store.insert(commit(), outbox=False)
+        async with store:
+            assert len(await store.read("Counter.a")) == 1
+
+    async def test_a_table_made_by_the_deployment_needs_no_right_to_create_tables(self, tables: str) -> None:
+        name = fresh_name()
+        async with TableClient.from_connection_string(tables, name) as client:
+            await client.create_table()
+        async with (
+            TableProxy(tables) as proxy,
+            TableStore.from_connection_string(proxy.connection_string, table=name) as store,
+        ):
+            await store.insert(commit(), outbox=True)
+            assert "create table" not in proxy.seen
+
+    @pytest.mark.parametrize("damage", [{"shards": 0}, {"shards": 3}, {"shards": "64"}, {"sid": "x"}])
+    async def test_a_damaged_layout_row_is_an_error(self, tables: str, damage: dict[str, Any]) -> None:
+        name = fresh_name()
+        async with TableStore.from_connection_string(tables, table=name):
+            pass
+        async with TableClient.from_connection_string(tables, name) as client:
+            await client.update_entity({"PartitionKey": "meta", "RowKey": "store", **damage})
+        with pytest.raises(CorruptStreamError, match="layout row is damaged"):
+            await TableStore.from_connection_string(tables, table=name).__aenter__()
+
+    async def test_an_outbox_row_without_its_commit_is_an_error_and_not_skipped(self, tables: str) -> None:
+        async with TableStore.from_connection_string(tables, table=fresh_name()) as store:
+            commits = [commit(first) for first in (1, 2, 3)]
+            for each in commits:
+                await store.insert(each, outbox=True)
+            await remove(store, commits[1])
+            with pytest.raises(CorruptStreamError, match="lost its commit"):
+                await store.unpublished("Counter.a", before_version=9)
+
+    async def test_a_backlog_is_read_in_portions(self, tables: str) -> None:
+        async with TableStore.from_connection_string(tables, table=fresh_name()) as store:
+            commits = [commit(first) for first in range(1, 9)]
+            for each in commits:
+                await store.insert(each, outbox=True)
+            assert list(await store.unpublished("Counter.a", before_version=9, limit=3)) == commits[:3]
+            assert list(await store.unpublished("Counter.a", before_version=3, limit=3)) == commits[:2]
+
+    @pytest.mark.parametrize("call", ["read", "mark_published"])
+    async def test_a_long_retry_after_does_not_hold_a_caller_beyond_the_deadline(self, tables: str, call: str) -> None:
+        async with TableProxy(tables) as proxy:
+            opened = TableStore.from_connection_string(proxy.connection_string, table=fresh_name(), deadline=0.5)
+            async with opened as store:
+                proxy.fault = ask_for_an_hour
+                started = asyncio.get_running_loop().time()
+                with pytest.raises(StoreUnavailableError):
+                    await (store.read("Counter.a") if call == "read" else store.mark_published(commit()))
+                assert asyncio.get_running_loop().time() - started < 5
 
     async def test_a_foreign_row_between_commits_is_an_error_for_that_stream_alone(self, tables: str) -> None:
         async with TableStore.from_connection_string(tables, table=fresh_name(), shards=1) as store:

@@ -34,9 +34,11 @@ class TroubledStore(InMemoryStore):
         if trouble is not None:
             raise AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
 
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[CommitRecord]:
+    async def unpublished(
+        self, stream: str, *, before_version: int, limit: int | None = None
+    ) -> Sequence[CommitRecord]:
         self.calls.append("unpublished")
-        return await super().unpublished(stream, before_version=before_version)
+        return await super().unpublished(stream, before_version=before_version, limit=limit)
 
 
 class TroubledProducer(InMemoryEventProducer):

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, computed_field, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator, model_validator
 
 from esazure import CorruptStreamError, DomainEvent, EventNotStorableError, UnknownEventTypeError
 from esazure.codec import EventCodec
@@ -243,3 +243,41 @@ def test_numbers_that_json_does_not_have_are_refused_where_a_float_is_declared(j
 
     with pytest.raises(CorruptStreamError):
         codec(Typed).decode("s", 1, f'Typed {{"value":{json}}}')
+
+
+class Address(BaseModel):
+    zip: str
+
+
+class AmericanAddress(Address):
+    state: str
+
+
+class Moved(DomainEvent):
+    to: Address
+    token: SecretStr | None = None
+    note: str = Field(default="", exclude=True)
+    times: int = 1
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+@pytest.mark.parametrize(
+    "event",
+    [
+        Moved(to=AmericanAddress(zip="1", state="payload-marker")),
+        Moved(to=Address(zip="1"), token=SecretStr("payload-marker")),
+        Moved(to=Address(zip="1"), note="payload-marker"),
+        Moved(to=Address(zip="1")).model_copy(update={"times": "payload-marker"}),
+        Moved.model_construct(to=Address(zip="1"), times="payload-marker"),
+        Moved.model_construct(to="payload-marker"),
+    ],
+    ids=["a subclass in a field", "a secret", "an excluded field", "a bad copy", "a bad construct", "another type"],
+)
+def test_an_event_that_would_not_come_back_as_it_is_is_refused(event: Moved, *, seen_before: bool) -> None:
+    codec = EventCodec({"Moved": Moved})
+    if seen_before:
+        codec.encode("S.a", Moved(to=Address(zip="1")))
+    with pytest.raises(EventNotStorableError) as caught:
+        codec.encode("S.a", event)
+    assert "payload-marker" not in str(caught.value)
+    assert caught.value.__context__ is None, "what is chained would quote the value"

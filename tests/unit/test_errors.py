@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import re
 from typing import Any
 
@@ -10,7 +12,15 @@ import pytest
 from tests.unit.doubles import TroubledProducer, TroubledStore, broker_down
 
 from esazure import errors, metadata
-from esazure.errors import EsAzureError
+from esazure.errors import (
+    AggregateNotFoundError,
+    AppendOutcomeUnknownError,
+    ConcurrencyError,
+    DispatchError,
+    EsAzureError,
+    StoreError,
+    UnknownEventTypeError,
+)
 from esazure.service import EventsService
 from esazure.testing._counter import Counter, Kept, counter_with
 
@@ -59,3 +69,23 @@ async def test_no_error_log_or_repr_quotes_an_event(caplog: pytest.LogCaptureFix
         assert MARKER not in str(thing) + repr(thing)
     assert "not dispatched" in caplog.text
     assert MARKER not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AggregateNotFoundError("S.a", 3),
+        AppendOutcomeUnknownError("S.a", expected=2, commit_id="c"),
+        ConcurrencyError("S.a", expected=2, actual=5),
+        DispatchError("text", unpublishable=True),
+        StoreError("text"),
+        UnknownEventTypeError("S.a", "Name", ("A", "B")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_cross_process_borders(error: EsAzureError) -> None:
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+    assert str(copy.copy(error)) == str(error)

@@ -18,6 +18,7 @@ from esazure import (
     CorruptStreamError,
     StoreError,
     StoreUnavailableError,
+    UnknownEventTypeError,
     UnusableAggregateError,
 )
 from esazure.keys import MAX_VERSION
@@ -150,11 +151,12 @@ async def test_a_refusal_of_the_second_attempt_leaves_the_first_in_doubt() -> No
     counter = counter_with("a")
     with pytest.raises(AppendOutcomeUnknownError):
         await counters.append(counter)
-    with pytest.raises(StoreError):
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
         await counters.append(counter)
+    assert isinstance(caught.value.__cause__, StoreError), "nothing was stored now, but perhaps the first time"
     with pytest.raises(UnusableAggregateError):
         counter.note("b")
-    await counters.append(counter)
+    await caught.value.retry()
     assert len(set(store.inserted)) == 1
 
 
@@ -189,25 +191,26 @@ async def test_cancelling_an_insert_leaves_the_copy_in_doubt_and_loses_nothing()
     assert (await counters.rehydrate(counter.id)).notes == ["a"]
 
 
-async def test_what_is_recorded_while_an_append_is_under_way_stays_pending() -> None:
+async def test_recording_while_an_append_is_under_way_is_refused() -> None:
     store = TroubledStore()
     counters = store.events(Counter)
     counter = counter_with("a")
     task = asyncio.create_task(counters.append(counter))
     await asyncio.sleep(0)
-    counter.note("b")
+    with pytest.raises(UnusableAggregateError, match="another task is persisting this copy"):
+        counter.note("b")
     await task
-    assert [event.text for event in counter.pending] == ["b"]
+    counter.note("b")
     await counters.append(counter)
     assert (await counters.rehydrate(counter.id)).notes == ["a", "b"]
 
 
-async def test_persisting_one_copy_twice_at_once_stores_it_once() -> None:
+async def test_persisting_one_copy_twice_at_once_is_refused_and_stores_it_once() -> None:
     store = TroubledStore()
     counters = store.events(Counter)
     counter = counter_with("a")
     outcomes = await asyncio.gather(counters.append(counter), counters.append(counter), return_exceptions=True)
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Commit", "ConcurrencyError"]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Commit", "UnusableAggregateError"]
     assert counter.pending == ()
     assert (await counters.rehydrate(counter.id)).notes == ["a"]
 
@@ -237,7 +240,7 @@ async def test_a_damaged_time_is_a_corrupt_stream_for_who_publishes(time: str) -
     outbox = store.events(Counter).outbox
     assert outbox is not None
     with pytest.raises(CorruptStreamError, match="time at version 1 is damaged") as caught:
-        await outbox.unpublished("Counter.a", before_version=9)
+        list(await outbox.unpublished("Counter.a", before_version=9))
     assert "payload-marker" not in str(caught.value)
 
 
@@ -258,3 +261,32 @@ async def test_an_unusable_copy_is_refused_also_when_nothing_is_pending() -> Non
         fragile.note("a")
     with pytest.raises(UnusableAggregateError):
         await InMemoryEventsRepository(Fragile).append(fragile)
+
+
+async def test_an_init_that_records_is_refused_at_the_first_load() -> None:
+    class Eager(Counter):
+        def __init__(self, id: str) -> None:
+            super().__init__(id)
+            self.note("born")
+
+    store = InMemoryStore()
+    await store.events(Eager).append(Eager("a"))
+    with pytest.raises(TypeError, match=r"Eager\.__init__ must not record"):
+        await store.events(Eager).rehydrate("a")
+
+
+async def test_a_version_no_stream_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no version"):
+        await InMemoryStore().events(Counter).rehydrate("a", version=10**20)
+
+
+async def test_a_commit_that_cannot_be_read_does_not_hold_back_those_before_it() -> None:
+    store = InMemoryStore()
+    await store.insert(commit_of("Counter.a", 1, "fine"), outbox=True)
+    await store.insert(replace(commit_of("Counter.a", 2, "x"), payload="Unheard {}"), outbox=True)
+    outbox = store.events(Counter).outbox
+    assert outbox is not None
+    waiting = iter(await outbox.unpublished("Counter.a", before_version=9))
+    assert next(waiting).first_version == 1
+    with pytest.raises(UnknownEventTypeError):
+        next(waiting)

@@ -16,10 +16,12 @@ from esazure import (
     DispatchError,
     EventsService,
     StoreError,
+    StoreUnavailableError,
 )
 from esazure.aggregate import stream_of
 from esazure.events import CommitRecord
-from esazure.memory import InMemoryStore
+from esazure.memory import InMemoryEventProducer, InMemoryStore
+from esazure.service import BACKLOG
 from esazure.testing._counter import Counter, commit_of, counter_with
 
 
@@ -354,3 +356,37 @@ async def test_an_asynchronous_change_is_refused_and_stores_nothing() -> None:
     with pytest.raises(TypeError, match="do I/O before it"):
         await service.update(key, change)
     assert (await service.rehydrate(key)).version == 1
+
+
+async def test_a_long_backlog_is_not_one_callers_to_publish(caplog: pytest.LogCaptureFixture) -> None:
+    store, producer = InMemoryStore(), InMemoryEventProducer()
+    counters = store.events(Counter)
+    counter = counter_with("0")
+    for number in range(1, BACKLOG + 2):
+        await counters.append(counter)
+        counter.note(str(number))
+    service = EventsService(counters, producer)
+
+    await service.persist(counter)
+
+    assert [message.properties["version"] for message in producer.messages] == [str(n) for n in range(1, BACKLOG + 1)]
+    assert service.undispatched == 1
+    assert f"more than {BACKLOG} earlier commits wait" in caplog.text
+    counter.note("last")
+    await service.persist(counter)
+    assert [int(message.properties["version"]) for message in producer.messages] == list(range(1, counter.version + 1))
+
+
+async def test_an_outbox_row_that_stays_after_publishing_is_not_called_undispatched(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Sticky(InMemoryStore):
+        async def mark_published(self, record: CommitRecord) -> bool:
+            raise StoreUnavailableError("away")
+
+    producer = InMemoryEventProducer()
+    service = EventsService(Sticky().events(Counter), producer)
+    await service.persist(counter_with("a"))
+    assert len(producer.messages) == 1
+    assert service.undispatched == 0
+    assert "published, but an outbox row remains" in caplog.text

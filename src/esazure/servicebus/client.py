@@ -9,7 +9,7 @@ from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.servicebus.aio import ServiceBusClient
 
-from esazure.integration import LANES, MAX_MESSAGE_BYTES, Integration, whole
+from esazure.integration import LANES, MAX_MESSAGE_BYTES, Integration, check_lanes, whole
 from esazure.servicebus.links import Link, bounded
 from esazure.servicebus.producer import ServiceBusEventProducer
 
@@ -70,8 +70,7 @@ class ServiceBus:
         Raises:
             ValueError: `lanes` or `timeout` out of range, or a connection string made for another entity.
         """
-        if lanes is not None and lanes < 1:
-            raise ValueError(f"there must be at least 1 lane, not {lanes}")
+        check_lanes(lanes)
         if timeout <= 0:
             raise ValueError(f"timeout must be above 0 seconds, not {timeout}")
         producer = ServiceBusEventProducer(
@@ -89,9 +88,11 @@ class ServiceBus:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(producer.close() for producer in self._producers))
-        if self._owned:
-            await bounded(self._client.close())
+        try:
+            await asyncio.gather(*(producer.close() for producer in self._producers))
+        finally:
+            if self._owned:
+                await bounded(self._client.close())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._client.fully_qualified_namespace!r})"

@@ -13,7 +13,10 @@ from esazure.integration import Integration, IntegrationMessage, check_publishab
 from esazure.ports import IEventProducer
 from esazure.servicebus.links import CLOSE_SECONDS, Link
 from esazure.servicebus.messages import to_service_bus
-from esazure.servicebus.translation import ClosedError, dispatch_error, judge
+from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge
+
+_LEAST_TIME = 0.1
+"""The part of its time a dispatch must still have when its turn comes."""
 
 _PAUSES = (0.1, 0.3, 0.9)
 """Seconds before each further try. Short, because a persist waits for it; the outbox is for long outages."""
@@ -64,17 +67,25 @@ class ServiceBusEventProducer(IEventProducer):
             DispatchError: not all messages were accepted, or nobody knows. Its `permanent` says whether trying again
                 alone can help. Trying again sends the same message ids, so that duplicate detection sees repeats.
         """
-        messages = self._messages(commit)
-        if not messages:
-            return
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        has_turn = False
         try:
+            messages = self._messages(commit)
+            if not messages:
+                return
             check_publishable(commit.stream, messages, self._max_message_bytes)
             outgoing = [to_service_bus(message) for message in messages]
-            deadline = asyncio.get_running_loop().time() + self._timeout
             async with asyncio.timeout_at(deadline), self._lock:
-                await self._send_all(outgoing, deadline)
+                # Who gets the turn with hardly any time left would only cut a link that works.
+                has_turn = deadline - clock() >= self._timeout * _LEAST_TIME
+                if has_turn:
+                    await self._send_all(outgoing, deadline)
+            if not has_turn:
+                raise LateTurnError  # noqa: TRY301 - judged below like every failure
         except Exception as error:
-            raise dispatch_error(commit, self._topic, error) from error
+            late = isinstance(error, TimeoutError) and not has_turn
+            raise dispatch_error(commit, self._topic, LateTurnError() if late else error) from error
 
     def _messages(self, commit: Commit[Any]) -> list[IntegrationMessage]:
         return messages_of(commit, self._integration, self._lanes)

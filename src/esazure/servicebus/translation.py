@@ -31,12 +31,18 @@ class ClosedError(Exception):
     """The `ServiceBus` this producer came from was closed. Never leaves the package."""
 
 
+class LateTurnError(Exception):
+    """Other dispatches took all the time there was. Never leaves the package."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a failure means for the commit and for the link it happened on."""
 
     why: str
     advice: str
+    unpublishable: bool = False
+    """It is the messages themselves: nothing but other messages would help."""
     permanent: bool = False
     """Sending the same again fails again, until somebody changes the messages or the namespace."""
     link_is_fine: bool = False
@@ -51,10 +57,12 @@ _UNAUTHORISED = Verdict(
     "give it the right to send (Azure Service Bus Data Sender), or correct the key",
     permanent=True,
 )
+_NO_TOKEN = Verdict("no token could be had for it", f"check the credential and what issues its tokens; {_AGAIN}")
 _TOO_LARGE = Verdict(
     "a message is larger than the broker takes",
     "send a thin event, or give the producer the max_message_bytes of this tier, so that the next is refused earlier",
     permanent=True,
+    unpublishable=True,
 )
 _NO_ANSWER = Verdict("the broker did not answer in time", f"it may have part of it, {_AGAIN}")
 _UNREACHABLE = Verdict("the broker cannot be reached", f"check the address and the network; {_AGAIN}")
@@ -62,6 +70,12 @@ _REFUSED = Verdict(
     "the broker refuses the messages as they are",
     "compare the topic's settings with what the error of the SDK says",
     permanent=True,
+)
+_MALFORMED = Verdict(
+    "the broker cannot read a message",
+    "compare the message's fields with what the error of the SDK says",
+    permanent=True,
+    unpublishable=True,
 )
 _UNKNOWN = Verdict("the connection failed in an unexpected way", _AGAIN)
 
@@ -86,9 +100,18 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
     ),
     (
         UnicodeEncodeError,
-        Verdict("a message is not well-formed Unicode", "correct what the integration makes of it", permanent=True),
+        Verdict(
+            "a message is not well-formed Unicode",
+            "correct what the integration makes of it",
+            unpublishable=True,
+            permanent=True,
+        ),
     ),
     (ClosedError, Verdict("its ServiceBus was closed", f"open another; {_AGAIN}")),
+    (
+        LateTurnError,
+        Verdict("others were before it for too long and nothing of it was sent", _AGAIN, link_is_fine=True),
+    ),
     (OperationTimeoutError, _NO_ANSWER),
     (TimeoutError, _NO_ANSWER),
     (ServiceBusCommunicationError, _UNREACHABLE),
@@ -99,13 +122,13 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
 # Conditions the SDK has no class for. Compared with `==`: the SDK's own conditions equal bytes but hash differently.
 _BY_CONDITION = (
     (b"amqp:resource-deleted", _MISSING),
-    (b"amqp:decode-error", _REFUSED),
-    (b"amqp:invalid-field", _REFUSED),
+    (b"amqp:decode-error", _MALFORMED),
+    (b"amqp:invalid-field", _MALFORMED),
     (b"amqp:not-allowed", _REFUSED),
     (b"amqp:not-implemented", _REFUSED),
     (b"amqp:precondition-failed", _REFUSED),
-    (b"com.microsoft:argument-error", _REFUSED),
-    (b"com.microsoft:argument-out-of-range", _REFUSED),
+    (b"com.microsoft:argument-error", _MALFORMED),
+    (b"com.microsoft:argument-out-of-range", _MALFORMED),
 )
 
 _TOKEN_EXPIRED = b"amqp:internal-error"
@@ -118,6 +141,8 @@ def judge(error: BaseException) -> Verdict:
     inner = error.inner_exception if isinstance(error, ServiceBusError) else None
     if isinstance(error, ServiceBusAuthenticationError) and not _is_refusal(inner):
         return _UNREACHABLE
+    if isinstance(error, ClientAuthenticationError) and error.status_code is None:
+        return _NO_TOKEN
     for failure, verdict in _BY_TYPE:
         if isinstance(error, failure):
             return verdict
@@ -145,4 +170,5 @@ def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> Dis
         f"{commit.stream}: {versions} stored but not wholly published to topic {topic!r}, because {verdict.why} "
         f"({type(error).__name__}): {verdict.advice}",
         permanent=verdict.permanent,
+        unpublishable=verdict.unpublishable,
     )

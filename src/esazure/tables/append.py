@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, StoreError
 from esazure.events import CommitRecord
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
+from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.rows import commit_key
 
 FIRST_PAUSE = 0.05
@@ -31,6 +31,7 @@ async def append(
         StoreError: refused, and no earlier attempt can have been stored.
     """
     ambiguous = False
+    last: BaseException | None = None
     pause = FIRST_PAUSE
     try:
         async with asyncio.timeout(deadline):
@@ -43,12 +44,17 @@ async def append(
                         return
                     ambiguous = True  # the slot is taken, but who has it could not be read
                 except OutcomeUnknownError as unknown:
-                    ambiguous = True
+                    ambiguous, last = True, unknown.__cause__ or unknown
                     wait = unknown.retry_after
-                except StoreError:
+                except (StoreError, RowMissingError) as error:
+                    last = error
                     if ambiguous:
                         break
-                    raise
+                    if isinstance(error, StoreError):
+                        raise
+                    raise StoreError(
+                        f"{record.stream}: nothing answers here as a table does: is the endpoint right?"
+                    ) from error
                 else:
                     return
                 # Full jitter: writers that failed together must not come back together.
@@ -56,7 +62,10 @@ async def append(
                 pause = min(2 * pause, LONGEST_PAUSE)
     except TimeoutError:
         pass
-    raise AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
+    unknown_outcome = AppendOutcomeUnknownError(
+        record.stream, expected=record.expected_version, commit_id=record.commit_id
+    )
+    raise unknown_outcome from last
 
 
 async def _is_ours(gateway: ITableGateway, record: CommitRecord, partition: str) -> bool:
@@ -73,8 +82,7 @@ async def _is_ours(gateway: ITableGateway, record: CommitRecord, partition: str)
         return False
     if not rows:
         raise AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
-    stored, count = rows[0].get("cid"), rows[0].get("n")
-    if stored == record.commit_id:
+    if rows[0].get("cid") == record.commit_id:
         return True
-    actual = record.expected_version + count if isinstance(count, int) else None
-    raise ConcurrencyError(record.stream, expected=record.expected_version, actual=actual)
+    # How far the stream has got in the meantime would take another request to know.
+    raise ConcurrencyError(record.stream, expected=record.expected_version)

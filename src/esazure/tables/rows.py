@@ -7,6 +7,8 @@ RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
               many events, `at` time, `types` their names (for people), `meta` metadata, `d0`, `d1`, ... the payload;
               `z` when it is compressed; `parts` when rows `<key>.1`, `<key>.2`, ... carry more of it
     kind o    the outbox row of a commit that is not yet published; its number is the first version
+    kind q    what was an outbox row, set aside because the broker will never take the commit: `reason`, `at`
+    `l.relay` in each shard: which relay works on it
 The row `meta`/`store` holds the layout. Sizes: a string column takes 32,768 UTF-16 units, a binary one 65,536 bytes, an
 entity 1 MiB, a transaction 4 MiB of HTTP body (Table Storage service limits).
 """
@@ -16,16 +18,23 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import TypeVar
+
+from azure.data.tables import TableEntity
 
 from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
 from esazure.keys import MAX_COMMIT_BYTES, bucket_of
+from esazure.ports import Lease, OutboxRow
 
 Row = dict[str, str | bytes | int | bool]
 
 LAYOUT = 1
 META_KEY = ("meta", "store")
+LEASE_KEY = "l.relay"
+SWEEP_RANGE = ("l.", "o/")
+"""Leases and outbox rows lie together: one query brings both. The slash follows the dot, so every `o.` row is in it."""
 
 _TextOrBytes = TypeVar("_TextOrBytes", str, bytes)
 
@@ -35,6 +44,8 @@ _BINARY_BYTES = 65_536
 _COLUMNS = 15  # 15 x 64 KiB leave room for keys and metadata in an entity of 1 MiB
 _ROW_BYTES = _COLUMNS * _BINARY_BYTES
 _TYPES_CHARACTERS = 1_024
+_REASON_CHARACTERS = 4_096
+_OUTBOX_KEY = re.compile(r"o\.(?P<stream>[^.]*\.[^.]*)\.(?P<number>\d{10})")
 _COMMIT_KEY = re.compile(r"e\.(?P<stream>[^.]*\.[^.]*)\.(?P<number>\d{10})(?:\.(?P<part>[1-9]))?")
 
 
@@ -90,6 +101,41 @@ def outbox_row(record: CommitRecord, partition: str) -> Row:
     """The row that says: this commit is not yet published."""
     key = outbox_key(record.stream, record.first_version)
     return {"PartitionKey": partition, "RowKey": key, "cid": record.commit_id, "n": record.count}
+
+
+def first_version_of(row: Mapping[str, object]) -> int:
+    """The number in the key of an outbox row.
+
+    Raises:
+        CorruptStreamError: the key has no such number.
+    """
+    match = _OUTBOX_KEY.fullmatch(str(row.get("RowKey")))
+    if match is None:
+        raise CorruptStreamError("a row of the outbox was not written by this library: remove it")
+    return int(match["number"])
+
+
+def outbox_row_of(row: TableEntity, now: datetime) -> OutboxRow | None:
+    """The outbox row in a row of a sweep, its age by the service's own clock; None for a row of another kind."""
+    match = _OUTBOX_KEY.fullmatch(str(row.get("RowKey")))
+    stored = row.metadata["timestamp"]
+    if match is None or stored is None:
+        return None
+    return OutboxRow(match["stream"], int(match["number"]), (now - stored).total_seconds())
+
+
+def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datetime) -> Row:
+    """The row that says: this commit was set aside."""
+    return outbox_row(record, partition) | {
+        "RowKey": f"q.{record.stream}.{record.first_version:010d}",
+        "reason": reason[:_REASON_CHARACTERS],
+        "at": now.isoformat(),
+    }
+
+
+def lease_of(row: TableEntity) -> Lease:
+    """The lease in its row."""
+    return Lease(str(row.get("owner")), int(row.get("epoch", 0)), str(row.metadata["etag"]))
 
 
 def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[CommitRecord]:

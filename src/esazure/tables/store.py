@@ -14,8 +14,9 @@ from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.data.tables.aio import TableClient
 
-from esazure.errors import StoreError, StoreMismatchError, StoreUnavailableError
+from esazure.errors import CorruptStreamError, StoreError, StoreMismatchError, StoreUnavailableError
 from esazure.events import CommitRecord
+from esazure.ports import IOutboxStore, Lease, Swept
 from esazure.repository import CommitStore, utc_now
 from esazure.tables.append import append
 from esazure.tables.gateway import (
@@ -25,16 +26,23 @@ from esazure.tables.gateway import (
     RowMissingError,
     SdkTableGateway,
     TableMissingError,
+    replacing,
 )
 from esazure.tables.rows import (
     LAYOUT,
+    LEASE_KEY,
     META_KEY,
+    SWEEP_RANGE,
     Row,
     commit_rows,
     commits_range,
+    first_version_of,
+    lease_of,
     outbox_key,
     outbox_row,
+    outbox_row_of,
     partition_of,
+    quarantine_row,
     records_of,
 )
 
@@ -42,11 +50,13 @@ SHARDS = 64
 MAX_SHARDS = 256
 DEADLINE = 30.0
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
-_MARK_ATTEMPTS = 3
+_MARK_SECONDS = 5.0
+_MARK_PAUSE = 0.2
 
 
-class TableStore(CommitStore):
+class TableStore(CommitStore, IOutboxStore):
     """A store in one table of an Azure Storage account, or of Azurite.
 
     Typically::
@@ -83,8 +93,9 @@ class TableStore(CommitStore):
             ValueError: a table name, a number of shards or a deadline that cannot be.
         """
         _check(table, shards, deadline)
-        client = TableClient(endpoint, table, credential=credential, **_CLIENT)
-        self._set_up(client, shards, deadline, clock)
+        if "=" in endpoint or ";" in endpoint:
+            raise ValueError("this is a connection string, or holds a SAS: use from_connection_string, or a credential")
+        self._set_up(lambda: TableClient(endpoint, table, credential=credential, **_CLIENT), shards, deadline, clock)
 
     @classmethod
     def from_connection_string(
@@ -102,18 +113,23 @@ class TableStore(CommitStore):
             ValueError: not a connection string, or see the constructor.
         """
         _check(table, shards, deadline)
+        self = cls.__new__(cls)
         try:
-            client = TableClient.from_connection_string(connection_string, table, **_CLIENT)
+            self._set_up(
+                lambda: TableClient.from_connection_string(connection_string, table, **_CLIENT), shards, deadline, clock
+            )
         except (ValueError, TypeError, AttributeError):
             # The SDK's text may quote the string.
             raise ValueError("this is not a connection string of a storage account") from None
-        self = cls.__new__(cls)
-        self._set_up(client, shards, deadline, clock)
         return self
 
-    def _set_up(self, client: TableClient, shards: int | None, deadline: float, clock: Callable[[], datetime]) -> None:
+    def _set_up(
+        self, make_client: Callable[[], TableClient], shards: int | None, deadline: float, clock: Callable[[], datetime]
+    ) -> None:
         self.clock = clock
-        self._gateway = SdkTableGateway(client)
+        # A client cannot be opened again once it was closed; the first one shows now whether it can be made at all.
+        self._make_client = make_client
+        self._gateway = SdkTableGateway(make_client(), patience=deadline)
         self._deadline = deadline
         self._wanted_shards = shards
         self._opened: tuple[UUID, int] | None = None
@@ -129,6 +145,9 @@ class TableStore(CommitStore):
             StoreUnavailableError: no answer.
             StoreError: refused; check the credential and its roles.
         """
+        if self._opened is not None:
+            raise StoreError(f"{self!r} is open already: use it, or make another")
+        self._gateway = SdkTableGateway(self._make_client(), patience=self._deadline)
         await self._gateway.open()
         try:
             self._opened = await self._read_layout() or await self._create_layout()
@@ -166,30 +185,73 @@ class TableStore(CommitStore):
         low, high = commits_range(stream, to_version=to_version)
         return records_of(stream, await self._gateway.query(partition_of(stream, self.shards), low, high))
 
-    async def unpublished(self, stream: str, *, before_version: int) -> Sequence[CommitRecord]:
+    async def unpublished(
+        self, stream: str, *, before_version: int, limit: int | None = None
+    ) -> Sequence[CommitRecord]:
         """One request when nothing waits, two otherwise. See `ICommitStore.unpublished`."""
         partition = partition_of(stream, self.shards)
         low, high = outbox_key(stream, 0), outbox_key(stream, before_version - 1)
-        waiting = {row["cid"]: _number(row["RowKey"]) for row in await self._gateway.query(partition, low, high)}
-        if not waiting:
+        rows = await self._gateway.query(partition, low, high, limit)
+        if not rows:
             return ()
+        waiting = {row.get("cid"): first_version_of(row) for row in rows}
         first, last = min(waiting.values()), max(waiting.values())
-        rows = await self._gateway.query(partition, *commits_range(stream, from_version=first, to_version=last))
-        return [record for record in records_of(stream, rows) if record.commit_id in waiting]
+        commits = await self._gateway.query(partition, *commits_range(stream, from_version=first, to_version=last))
+        found = [record for record in records_of(stream, commits) if record.commit_id in waiting]
+        if len(found) != len(rows):
+            raise CorruptStreamError(f"{stream}: between versions {first} and {last} an outbox row has lost its commit")
+        return found
 
-    async def mark_published(self, record: CommitRecord) -> None:
+    async def mark_published(self, record: CommitRecord) -> bool:
         """One request. See `ICommitStore.mark_published`."""
+        return await self._remove_from_outbox(record, [])
+
+    @property
+    def partitions(self) -> Sequence[str]:
+        """See `IOutboxStore.partitions`."""
+        return [f"{shard:02x}" for shard in range(self.shards)]
+
+    async def sweep(self, partition: str) -> Swept:
+        """One request for each 1,000 rows. See `IOutboxStore.sweep`."""
+        rows, now = await self._gateway.query_with_time(partition, *SWEEP_RANGE)
+        lease = next((lease_of(row) for row in rows if row["RowKey"] == LEASE_KEY), None)
+        waiting = (outbox_row_of(row, now) for row in rows)
+        return Swept([row for row in waiting if row is not None], lease)
+
+    async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
+        """One request. See `IOutboxStore.write_lease`."""
+        row: Row = {"PartitionKey": partition, "RowKey": LEASE_KEY, "owner": owner, "epoch": epoch}
+        try:
+            if seen is None:
+                (tag,) = await self._gateway.submit([("create", row)])
+            else:
+                (tag,) = await self._gateway.submit([replacing(row, seen.tag)])
+        except (RowExistsError, RowMissingError, OutcomeUnknownError):
+            return None  # a lease that may be ours counts as lost: that costs time, never an event
+        return Lease(owner, epoch, tag)
+
+    async def set_aside(self, record: CommitRecord, reason: str) -> None:
+        """One transaction: kind `o` becomes kind `q`. See `IOutboxStore.set_aside`."""
+        row = quarantine_row(record, partition_of(record.stream, self.shards), reason, self.clock())
+        await self._remove_from_outbox(record, [("upsert", row)])
+
+    async def _remove_from_outbox(self, record: CommitRecord, also: list[Operation]) -> bool:
         partition = partition_of(record.stream, self.shards)
         row: Row = {"PartitionKey": partition, "RowKey": outbox_key(record.stream, record.first_version)}
-        for attempt in range(_MARK_ATTEMPTS):
-            try:
-                await self._gateway.submit([("delete", row)])
-            except RowMissingError:
-                return
-            except OutcomeUnknownError as unknown:
-                await asyncio.sleep(unknown.retry_after or 0.1 * 2**attempt)
-            else:
-                return
+        asked_before = False
+        with suppress(TimeoutError):
+            # A persist waits for this, and its events are stored: not for as long as a Retry-After may say.
+            async with asyncio.timeout(min(_MARK_SECONDS, self._deadline)):
+                while True:
+                    try:
+                        await self._gateway.submit([("delete", row), *also])
+                    except RowMissingError:
+                        return asked_before  # after a lost answer it was, as far as anybody knows, this call
+                    except OutcomeUnknownError as unknown:
+                        asked_before = True
+                        await asyncio.sleep(unknown.retry_after or _MARK_PAUSE)
+                    else:
+                        return True
         raise StoreUnavailableError(
             f"{record.stream}: the outbox row of version {record.first_version} could not be removed"
         )
@@ -209,14 +271,16 @@ class TableStore(CommitStore):
         if not rows:
             return None
         layout, shards, store_id = rows[0].get("layout"), rows[0].get("shards"), rows[0].get("sid")
-        if layout != LAYOUT or not isinstance(shards, int) or not isinstance(store_id, str):
+        if layout != LAYOUT:
             raise StoreMismatchError(f"{self!r} has layout {layout}, this version of esazure reads layout {LAYOUT}")
+        if type(shards) is not int or not _are_shards(shards) or not _UUID.fullmatch(str(store_id)):
+            raise CorruptStreamError(f"{self!r}: its layout row is damaged")
         if self._wanted_shards not in (None, shards):
             raise StoreMismatchError(
                 f"{self!r} was created with {shards} shards and cannot be opened with {self._wanted_shards}: "
                 "streams would not be found; leave `shards` out"
             )
-        return UUID(store_id), shards
+        return UUID(str(store_id)), shards
 
     async def _create_layout(self) -> tuple[UUID, int]:
         partition, key = META_KEY
@@ -227,10 +291,14 @@ class TableStore(CommitStore):
             "shards": self._wanted_shards or SHARDS,
             "sid": str(uuid4()),
         }
-        await self._gateway.create_table()
-        # What counts is the row that is there in the end: another process may create it at the same moment.
+        # What counts is the row that is there in the end: another process may create it at the same moment. The table
+        # itself only when it is missing: who may write rows may not always create tables.
         with suppress(RowExistsError, OutcomeUnknownError):
-            await self._gateway.submit([("create", layout)])
+            try:
+                await self._gateway.submit([("create", layout)])
+            except TableMissingError:
+                await self._gateway.create_table()
+                await self._gateway.submit([("create", layout)])
         created = await self._read_layout()
         if created is None:
             raise StoreUnavailableError(f"{self!r} could not be created: try again")
@@ -250,11 +318,11 @@ _CLIENT: Mapping[str, Any] = {
 def _check(table: str, shards: int | None, deadline: float) -> None:
     if _TABLE_NAME.fullmatch(table) is None:
         raise ValueError(f"a table name has 3 to 63 ASCII letters and digits and starts with a letter, not {table!r}")
-    if shards is not None and (not 1 <= shards <= MAX_SHARDS or shards & (shards - 1)):
+    if shards is not None and not _are_shards(shards):
         raise ValueError(f"shards must be a power of two from 1 to {MAX_SHARDS}, not {shards}")
     if not deadline > 0:
         raise ValueError(f"deadline must be above 0 seconds, not {deadline}")
 
 
-def _number(row_key: str) -> int:
-    return int(row_key.rpartition(".")[2])
+def _are_shards(shards: int) -> bool:
+    return 1 <= shards <= MAX_SHARDS and not shards & (shards - 1)

@@ -62,5 +62,5 @@ class OutboxPromises:
 
         await outbox.mark_published(first)
 
-        assert await outbox.unpublished(first.stream, before_version=9) == [second]
+        assert list(await outbox.unpublished(first.stream, before_version=9)) == [second]
         assert (await counters.rehydrate(counter.id)).notes == ["a", "b"]

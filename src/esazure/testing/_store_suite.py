@@ -259,7 +259,7 @@ class StorePromises:
         outbox = store.events(Counter).outbox
         assert outbox is not None
         with pytest.raises(CorruptStreamError) as caught:
-            await outbox.unpublished(stream, before_version=9)
+            list(await outbox.unpublished(stream, before_version=9))
         assert "payload-marker" not in str(caught.value)
 
     async def test_a_damaged_stream_harms_no_other(self, store: CommitStore, stream: str) -> None:

@@ -8,6 +8,7 @@
 
         async def overwrite(self, store: MyStore, record: CommitRecord) -> None: ...  # optional, to test damage
         async def remove(self, store: MyStore, record: CommitRecord) -> None: ...  # optional, to test gaps
+        def another(self, store: MyStore) -> MyStore: ...  # optional, to test what is there after opening it again
 
 A behaviour that all backends share is pinned here and nowhere else. The tests use ids of their own, so a store may be
 shared between them; they run in pytest-asyncio's strict and auto modes.
@@ -18,13 +19,14 @@ from __future__ import annotations
 import pytest
 
 # Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
-for _name in ("repository", "outbox", "content", "store", "producer"):
+for _name in ("repository", "outbox", "content", "store", "relay", "producer"):
     pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
 
 from esazure.testing._content_suite import ContentPromises  # noqa: E402 - see above
 from esazure.testing._counter import Counter  # noqa: E402
 from esazure.testing._outbox_suite import OutboxPromises  # noqa: E402
 from esazure.testing._producer_suite import Broker, EventProducerConformance  # noqa: E402
+from esazure.testing._relay_suite import RelayPromises  # noqa: E402
 from esazure.testing._repository_suite import MakesRepositories, StreamPromises  # noqa: E402
 from esazure.testing._store_suite import StorePromises  # noqa: E402
 
@@ -42,5 +44,8 @@ class EventsRepositoryConformance(StreamPromises, OutboxPromises, ContentPromise
     """For a repository that is not built on a `CommitStore`: bind the fixture `events`."""
 
 
-class CommitStoreConformance(StorePromises, EventsRepositoryConformance):
-    """For a `CommitStore`: bind the fixture `store`; optionally `overwrite`, `remove` and `fill`."""
+class CommitStoreConformance(StorePromises, RelayPromises, EventsRepositoryConformance):
+    """For a `CommitStore`: bind the fixture `store`; optionally `overwrite`, `remove`, `fill` and `another`.
+
+    What a relay needs is tested when the store is an `IOutboxStore`.
+    """

@@ -115,13 +115,10 @@ class Scenario(Generic[A]):
         aggregate = self._class(self._id)
         stream, codec = stream_of(aggregate), codec_of(self._class)
         lines: list[str] = []
-        for version, event in enumerate(events, start=1):
+        for event in events:
             if self._class.event_types.get(event.event_type) is not type(event):
                 raise UnknownEventTypeError(stream, event.event_type, tuple(self._class.event_types))
-            line = codec.encode(stream, event)
-            decoded = codec.decode(stream, version, line)
-            assert decoded == event, f"{event!r} does not survive being stored: it comes back as {decoded!r}"
-            lines.append(line)
+            lines.append(codec.encode(stream, event))  # refuses what would come back different
         if lines:
             record = CommitRecord(
                 stream, "scenario", 1, len(lines), "2000-01-01T00:00:00+00:00", "{}", "\n".join(lines)

@@ -163,7 +163,9 @@ def _peek_message(entity: Entity, arguments: _Arguments) -> dict[str, Any] | Non
 def _receive_by_sequence_number(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     delete = arguments.number("receiver-settle-mode", 1) == _RECEIVE_AND_DELETE
     taken = _queue(entity).receive_deferred(arguments.each("sequence-numbers", int), delete=delete)
-    return {"messages": [{"message": render(stored), "lock-token": stored.lock_token} for stored in taken]}
+    # The SDK reads the token from beside the message, and before 7.15 from inside it.
+    items = [{"message": render(stored, with_token=True), "lock-token": stored.lock_token} for stored in taken]
+    return {"messages": items}
 
 
 def _update_disposition(entity: Entity, arguments: _Arguments) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class SqlRule:
         return self.condition.evaluate(message) is True
 
 
-def correlation_rule(  # noqa: PLR0913 - the properties a correlation filter has
+def correlation_rule(
     *,
     content_type: str | None = None,
     correlation_id: str | None = None,

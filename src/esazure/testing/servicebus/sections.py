@@ -27,10 +27,9 @@ from esazure.testing.servicebus.messages import Message, MessageState, StoredMes
 BATCH_FORMAT = 0x80013700
 """The message format of a transfer whose data sections are messages themselves."""
 
-_HEADER, _ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES, _DATA, _VALUE = 0x70, 0x72, 0x73, 0x74, 0x75, 0x77
+_HEADER, _DELIVERY_ANNOTATIONS, _ANNOTATIONS = 0x70, 0x71, 0x72
+_PROPERTIES, _APPLICATION_PROPERTIES, _DATA, _VALUE = 0x73, 0x74, 0x75, 0x77
 _BODY_SECTIONS = frozenset((_DATA, 0x76, _VALUE, 0x78))
-_IGNORED_SECTIONS = frozenset((0x71,))
-"""Delivery annotations are for one hop only."""
 _SCHEDULED_TIME = "x-opt-scheduled-enqueue-time"
 _MAX_BATCH = 4_500
 """The service's own limit on messages in one batch."""
@@ -77,7 +76,7 @@ class Sections:
             self.application_properties = _application_properties(value)
         elif code in _BODY_SECTIONS:
             self.body.append((code, value))
-        elif code not in _IGNORED_SECTIONS:
+        elif code != _DELIVERY_ANNOTATIONS:  # these are for one hop only
             raise DecodeError(f"no message section has the code 0x{code:02x}")
 
     def data(self) -> list[bytes]:
@@ -150,14 +149,16 @@ def parse_transfer(payload: bytes, message_format: int) -> list[Message]:
     return [parse_message(part) for part in parts]
 
 
-def render(stored: StoredMessage, *, peeked: bool = False) -> bytes:
-    """The message as a receiver gets it."""
+def render(stored: StoredMessage, *, peeked: bool = False, with_token: bool = False) -> bytes:
+    """The message as a receiver gets it; `with_token` when no delivery tag carries the lock token."""
     sections = stored.message.wire
     if sections is None:
         raise ValueError("this message never was on the wire")
     header = (sections.header + [NULL] * 4)[:4]
     # The count is written even when it is 0: without it the SDK reports None.
     parts = [_described(_HEADER, encode([*header, Uint(stored.delivery_count)]))]
+    if with_token and stored.lock_token is not None:
+        parts.append(_described(_DELIVERY_ANNOTATIONS, encode({Symbol("x-opt-lock-token"): stored.lock_token})))
     parts.append(_described(_ANNOTATIONS, encode(_annotations(sections, stored, peeked=peeked))))
     if sections.raw_properties != EMPTY_LIST:
         parts.append(_described(_PROPERTIES, sections.raw_properties))

@@ -1,0 +1,142 @@
+"""A table in memory behind a real `TableStore`: the service's rules for transactions and ranges, without the wire.
+
+For runs that need many operations and little time. That the rules are the service's is shown by the same tests running
+on Azurite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from azure.data.tables import TableEntity
+from tests.support.table_faults import Dice
+
+from esazure.tables import TableStore
+from esazure.tables.gateway import (
+    ITableGateway,
+    Operation,
+    OutcomeUnknownError,
+    RowExistsError,
+    RowMissingError,
+    StoreUnavailableError,
+)
+from esazure.testing.azurite import Azurite
+
+
+class FakeTable:
+    """The rows, shared by all gateways to it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], TableEntity] = {}
+        self.requests = 0
+        self._tags = count()
+
+    def apply(self, operations: Sequence[Operation]) -> list[str]:
+        """All or nothing, as an entity group transaction."""
+        self.requests += 1
+        for operation in operations:
+            stored = self.rows.get(_key(operation[1]))
+            if operation[0] == "create" and stored is not None:
+                raise RowExistsError
+            if operation[0] in ("delete", "update") and stored is None:
+                raise RowMissingError
+            if operation[0] == "update" and stored is not None and stored.metadata["etag"] != operation[2]["etag"]:
+                raise RowExistsError
+        return [self._put(operation[0], operation[1]) for operation in operations]
+
+    def range(self, partition: str, low: str, high: str) -> list[TableEntity]:
+        """The rows between two keys, in the order of the service: keys are ASCII."""
+        self.requests += 1
+        return [row for (pk, rk), row in sorted(self.rows.items()) if pk == partition and low <= rk <= high]
+
+    def _put(self, kind: str, row: Mapping[str, Any]) -> str:
+        if kind == "delete":
+            del self.rows[_key(row)]
+            return ""
+        entity = TableEntity(row)
+        entity._metadata = {"etag": f'W/"{next(self._tags)}"', "timestamp": datetime.now(UTC)}
+        self.rows[_key(row)] = entity
+        return str(entity.metadata["etag"])
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["PartitionKey"], row["RowKey"]
+
+
+class FakeGateway(ITableGateway):
+    """One client's way to a table; with dice, a way on which requests and answers are lost."""
+
+    def __init__(self, table: FakeTable, dice: Dice | None = None) -> None:
+        self._table = table
+        self._dice = dice or Dice(0, share=0.0)
+
+    async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
+        """See `ITableGateway.submit`."""
+        await asyncio.sleep(0)  # the way there
+        what, _, when = (self._dice.roll() or "").partition(" ")
+        if what == "late":
+
+            async def deliver() -> None:
+                with suppress(RowExistsError, RowMissingError):  # nobody hears how this one ends
+                    self._table.apply(operations)
+
+            self._dice.send_late(deliver)
+            raise OutcomeUnknownError
+        if what == "delay":
+            await asyncio.sleep(self._dice.delay())
+        tags: list[str] = []
+        if when != "before":
+            try:
+                tags = self._table.apply(operations)
+            except (RowExistsError, RowMissingError):
+                if what in ("", "delay"):
+                    await asyncio.sleep(0)
+                    raise
+        await asyncio.sleep(self._dice.hang if what == "hang" else 0)  # the way back
+        if what not in ("", "delay"):
+            raise OutcomeUnknownError
+        return tags
+
+    async def query(self, partition: str, low: str, high: str) -> list[TableEntity]:
+        """See `ITableGateway.query`."""
+        return (await self.query_with_time(partition, low, high))[0]
+
+    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[TableEntity], datetime]:
+        """The same, and the time."""
+        await asyncio.sleep(0)
+        what = (self._dice.roll() or "").partition(" ")[0]
+        if what == "delay":
+            await asyncio.sleep(self._dice.delay())
+        elif what:
+            raise StoreUnavailableError("no answer")
+        found = self._table.range(partition, low, high), datetime.now(UTC)
+        await asyncio.sleep(0)
+        return found
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return "memory"
+
+    async def create_table(self) -> None:
+        """It is there."""
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def fake_store(
+    table: FakeTable, dice: Dice | None = None, *, store_class: type[TableStore] = TableStore, **options: Any
+) -> TableStore:
+    """A store on a fake table; opened as any other."""
+    store = store_class.from_connection_string(Azurite().connection_string, **options)
+    store._gateway = FakeGateway(table, dice)  # type: ignore[assignment]
+    return store
