@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, TId
-from esazure.errors import ConcurrencyError, DispatchError, RefusedError
+from esazure.errors import ConcurrencyError, CorruptStreamError, DispatchError, RefusedError
 from esazure.events import Commit, CommitRecord
 from esazure.integration import (
     LANES,
@@ -73,12 +73,11 @@ class InMemoryStore(CommitStore, IOutboxStore):
         self, stream: str, *, before_version: int, limit: int | None = None
     ) -> Sequence[CommitRecord]:
         """See `ICommitStore.unpublished`."""
-        waiting = self._outbox.get(stream, {})
-        return [
-            record
-            for record in self._streams.get(stream, [])
-            if record.first_version in waiting and record.first_version < before_version
-        ][:limit]
+        due = sorted(first for first in self._outbox.get(stream, {}) if first < before_version)[:limit]
+        commits = {record.first_version: record for record in self._streams.get(stream, [])}
+        if not commits.keys() >= set(due):
+            raise CorruptStreamError(f"{stream}: an outbox row has lost its commit")
+        return [commits[first] for first in due]
 
     async def mark_published(self, record: CommitRecord) -> bool:
         """See `ICommitStore.mark_published`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Generic, Self, overload
@@ -243,6 +243,10 @@ class _Decoded(Sequence[Commit[Any]]):
         if isinstance(index, slice):
             return _Decoded(self._records[index], self._decode)
         return self._decode(self._records[index])
+
+    def __iter__(self) -> Iterator[Commit[Any]]:
+        # Not by index, as a sequence does by default: an IndexError of the user's own would look like the end.
+        return map(self._decode, self._records)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -17,7 +17,16 @@ STREAM = "Counter.shared"
 
 
 async def start(file: Path, commits: int) -> Process:
-    return await create_subprocess_exec(sys.executable, str(WRITER), str(file), STREAM, str(commits), stdout=PIPE)
+    arguments = (str(WRITER), str(file), STREAM, str(commits))
+    writer = await create_subprocess_exec(sys.executable, *arguments, stdin=PIPE, stdout=PIPE)
+    assert writer.stdout is not None
+    assert await writer.stdout.readline() == b"ready\n"
+    return writer
+
+
+def let_go(writer: Process) -> None:
+    assert writer.stdin is not None
+    writer.stdin.write(b"\n")
 
 
 def stored_ids(output: bytes) -> list[str]:
@@ -31,6 +40,8 @@ def assert_contiguous(records: Sequence[CommitRecord]) -> None:
 async def test_processes_that_append_to_one_stream_lose_and_double_nothing(tmp_path: Path) -> None:
     file = tmp_path / "shared.db"
     writers = [await start(file, 40) for _ in range(3)]  # the file does not exist yet: they also race to create it
+    for writer in writers:
+        let_go(writer)
     outputs = [(await writer.communicate())[0] for writer in writers]
 
     assert [writer.returncode for writer in writers] == [0, 0, 0]
@@ -54,6 +65,7 @@ async def test_killed_while_appending_every_acknowledged_commit_is_there_once(tm
     told: list[str] = []
     for round_ in range(5):
         writer = await start(file, 10**9)
+        let_go(writer)
         assert writer.stdout is not None
         output = b"".join([await writer.stdout.readline() for _ in range(15)])
         await asyncio.sleep(round_ / 1_500)  # so that it does not always die at the same instruction

@@ -503,7 +503,7 @@ class TestForRelays:
             await store.set_aside(commit(), "too large")
         assert len((await store.sweep("0")).rows) == 1
 
-    @pytest.mark.parametrize("damage", ["stored_at = 'payload-marker'", "first_version = 'payload-marker'"])
+    @pytest.mark.parametrize("damage", ["stored_at = NULL", "first_version = 'payload-marker'"])
     async def test_a_damaged_outbox_row_is_an_error(self, store: SqliteStore, file: Path, damage: str) -> None:
         await store.insert(commit(), outbox=True)
         change(file, "DROP TABLE outbox")

@@ -1,6 +1,7 @@
 """A process that appends to a store until it has stored enough, or is killed; it prints what it was told is stored.
 
-python writer.py FILE STREAM COMMITS: each line printed is `stored <commit id>` or `conflict`.
+python writer.py FILE STREAM COMMITS: it prints `ready`, waits for a line, and then each line is `stored <commit id>` or
+`conflict`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ async def main(file: str, stream: str, commits: int) -> None:
             except ConcurrencyError:
                 print("conflict", flush=True)  # noqa: T201 - its answer
             else:
-                print("stored", record.commit_id, flush=True)  # noqa: T201 - its answer
+                # In one write, which a kill does not cut in two.
+                print(f"stored {record.commit_id}\n", end="", flush=True)  # noqa: T201 - its answer
                 commits -= 1
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)  # noqa: T201 - now importing is done, and several can start together
+    sys.stdin.readline()
     asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -25,6 +25,7 @@ PUBLIC = {
     "esazure.ports": """
         ICommitStore IEventProducer IEventsRepository IEventsService IOutbox IOutboxStore Lease OutboxRow Swept
     """,
+    "esazure.relay": "Alert OutboxRelay RelayMetrics",
     "esazure.servicebus": "ServiceBus ServiceBusEventProducer",
     "esazure.sqlite": "SqliteStore",
     "esazure.tables": "TableStore",

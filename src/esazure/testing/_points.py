@@ -185,15 +185,16 @@ class FaultyStore(CommitStore, IOutboxStore):
 
     def __init__(self, store: CommitStore, faults: Faults) -> None:
         self.clock = store.clock
-        self.aggregate_classes: set[type[AggregateRoot[Any, Any]]] = set()
-        """Those `events` was called for."""
+        self.aggregate_classes: dict[str, type[AggregateRoot[Any, Any]]] = {}
+        """Those `events` was called for, by stored name: whoever sweeps has to know them."""
         self._store = store
         self._faults = faults
         self._life = faults.life
 
     def events(self, aggregate_class: Callable[[TId], A], *, outbox: bool = True) -> EventsRepository[A, TId]:
         """See `CommitStore.events`."""
-        self.aggregate_classes.add(as_class(aggregate_class))
+        chosen = as_class(aggregate_class)
+        self.aggregate_classes[chosen.aggregate_type] = chosen
         return super().events(aggregate_class, outbox=outbox)
 
     @property

@@ -16,7 +16,7 @@ from esazure.integration import IntegrationMessage
 from esazure.keys import MAX_VERSION
 from esazure.ports import IEventProducer, IOutboxStore, Lease, Swept
 from esazure.repository import CommitStore
-from esazure.testing._points import has_outbox, outbox_of
+from esazure.testing._points import outbox_of
 
 
 class Witness:
@@ -146,8 +146,8 @@ class WitnessedStore(CommitStore, IOutboxStore):
 
     @property
     def partitions(self) -> Sequence[str]:
-        """The store's; none when relays cannot work on it."""
-        return outbox_of(self._store).partitions if has_outbox(self._store) else ()
+        """The store's."""
+        return outbox_of(self._store).partitions
 
     async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
         """Noted before and after."""
