@@ -23,7 +23,7 @@ test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite
 	rm -f .coverage .coverage.*
 	python -m pytest -n 6 --dist worksteal --cov --cov-report=
 
-check: $(VENV)/ready docs  ## Style, types, layers, docs, and the coverage of the last `make test`.
+check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `make test`, bugs the tests must find.
 	ruff check
 	ruff format --check
 	mypy
@@ -31,6 +31,7 @@ check: $(VENV)/ready docs  ## Style, types, layers, docs, and the coverage of th
 	lint-imports
 	test -f .coverage || $(MAKE) test
 	coverage report
+	python tools/plant_bugs.py
 
 docs: $(VENV)/ready  ## Build the documentation into docs/_build, warnings as errors.
 	sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build

@@ -69,14 +69,16 @@ BUGS = (
         "                return\n",
         "                self._outbox[record.stream].add(record.first_version)\n                return\n",
     ),
-    Bug("mark_published removes all", "memory", ".discard(record.first_version)", ".clear()"),
-    Bug("mark_published removes nothing", "memory", ".discard(record.first_version)", ".copy()"),
-    Bug("unpublished looks past the version", "memory", " and record.first_version < before_version", ""),
+    Bug("mark_published removes all", "memory", ".pop(record.first_version, None) is not None", ".clear() is None"),
+    Bug("mark_published removes nothing", "memory", ".pop(record.first_version, None)", ".get(record.first_version)"),
+    Bug("unpublished looks past the version", "memory", " if first < before_version", ""),
+    Bug("unpublished ignores the limit", "memory", "before_version)[:limit]", "before_version)"),
+    Bug("a lease is taken whatever was seen", "memory", "if self._leases.get(partition) != seen:", "if False:"),
     Bug(
         "unpublished newest first",
         "memory",
-        "in self._streams.get(stream, [])",
-        "in self._streams.get(stream, [])[::-1]",
+        "return [commits[first] for first in due]",
+        "return [commits[first] for first in due[::-1]]",
     ),
     Bug(
         "versions sorted as text",
@@ -92,7 +94,7 @@ BUGS = (
         "        return records if to_version is None else [record for record in records if",
     ),
     Bug("a store_id for every call", "memory", "return self._store_id", "return uuid4()"),
-    Bug("messages newest first", "memory", "self.messages.extend(messages_of(", "self.messages[:0] = (messages_of("),
+    Bug("messages newest first", "memory", "self.messages.extend(messages)", "self.messages[:0] = messages"),
     Bug("ids that differ in case share a stream", "keys", "    return name\n", "    return name.lower()\n"),
     Bug(
         "ids are normalised",
@@ -146,8 +148,8 @@ BUGS = (
         "                if version == to:",
         "                if False:",
     ),
-    Bug("NaN is stored", "codec", "if name not in self._proven or _could_exceed_a_parser(json):", "if False:"),
-    Bug("damage is quoted", "codec", "cannot be read: {_reasons(error)}", "cannot be read: {json}"),
+    Bug("NaN is stored", "codec", ".__dict__ == event.__dict__:", ".__dict__:"),
+    Bug("damage is quoted", "codec", "but cannot be read: {why}", "but cannot be read: {json}"),
     Bug(
         "private events published",
         "integration",
@@ -157,7 +159,7 @@ BUGS = (
     Bug("a lane for every version", "integration", "session_id=lane,", "session_id=str(envelope.version),"),
     Bug("message ids ignore the store", "integration", "uuid5(commit.store_id,", "uuid5(type(commit.store_id)(int=0),"),
     Bug("metadata not announced", "integration", "                    **commit.metadata,\n", ""),
-    Bug("oversize not refused", "integration", "        if message.size > max_message_bytes:", "        if False:"),
+    Bug("oversize not refused", "integration", "        if size > max_message_bytes:", "        if False:"),
 )
 
 

@@ -64,6 +64,7 @@ class ConcurrencyError(EsAzureError):
         self.stream = stream
         self.expected = expected
         self.actual = actual
+        """The version the stream has reached, at least; None when it is not known."""
 
 
 async def _not_attached() -> Any:

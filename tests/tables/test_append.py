@@ -75,9 +75,9 @@ async def test_a_taken_slot_with_our_commit_id_is_our_own_write() -> None:
 
 async def test_a_taken_slot_with_another_commit_id_is_a_conflict_even_at_the_first_attempt() -> None:
     script = Script(RowExistsError(), queries=[[{"cid": "theirs", "n": 5}]])
-    with pytest.raises(ConcurrencyError, match=r"Counter\.a has moved on, this copy was loaded at 2") as caught:
+    with pytest.raises(ConcurrencyError, match=r"Counter\.a is at version 7, this copy was loaded at 2") as caught:
         await run(script)
-    assert (caught.value.expected, caught.value.actual) == (2, None)
+    assert (caught.value.expected, caught.value.actual) == (2, 7)
 
 
 async def test_a_conflict_after_lost_answers_is_still_a_conflict() -> None:

@@ -82,7 +82,9 @@ async def _is_ours(gateway: ITableGateway, record: CommitRecord, partition: str)
         return False
     if not rows:
         raise AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
-    if rows[0].get("cid") == record.commit_id:
+    stored, count = rows[0].get("cid"), rows[0].get("n")
+    if stored == record.commit_id:
         return True
-    # How far the stream has got in the meantime would take another request to know.
-    raise ConcurrencyError(record.stream, expected=record.expected_version)
+    # At least: how far the stream has got beyond this commit would take another request to know.
+    actual = record.expected_version + count if isinstance(count, int) else None
+    raise ConcurrencyError(record.stream, expected=record.expected_version, actual=actual)
