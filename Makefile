@@ -1,6 +1,6 @@
 # Everything sets itself up: Python >= 3.11 with pip is all a machine needs. Node for Azurite is the machine's, else PyPI's.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-azure test check docs clean
+.PHONY: help demo demo-azure test check docs soak clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,6 +22,10 @@ demo-azure: $(VENV)/ready .azurite/ready  ## The same on Azurite and AMQP, or on
 test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite, AMQP, examples, docs.
 	rm -f .coverage .coverage.*
 	python -m pytest -n 6 --dist worksteal --cov --cov-report=
+
+soak: $(VENV)/ready .azurite/ready  ## The fault and process tests, SOAK times (10) as long as `make test` runs them.
+	python -m pytest -n 2 --dist worksteal --timeout 3600 --soak $(or $(SOAK),10) -rP -o log_level=INFO \
+		tests/faults/test_proxy.py tests/faults/test_processes.py
 
 check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `make test`, bugs the tests must find.
 	ruff check

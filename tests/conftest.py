@@ -17,6 +17,11 @@ _ENVIRONMENT = "ESAZURE_TABLES"
 _watch = SecretsWatch()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--soak N`: the tests that look for rare accidents run N times as long."""
+    parser.addoption("--soak", type=int, default=1, metavar="N", help="fault and process tests: N times as many runs")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start Azurite once, in the process that runs the workers, and hand its address on through the environment."""
     _watch.start()

@@ -102,9 +102,9 @@ class FakeGateway(ITableGateway):
             raise OutcomeUnknownError
         return tags
 
-    async def query(self, partition: str, low: str, high: str) -> list[TableEntity]:
+    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[TableEntity]:
         """See `ITableGateway.query`."""
-        return (await self.query_with_time(partition, low, high))[0]
+        return (await self.query_with_time(partition, low, high))[0][:top]
 
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[TableEntity], datetime]:
         """The same, and the time."""
@@ -137,6 +137,8 @@ def fake_store(
     table: FakeTable, dice: Dice | None = None, *, store_class: type[TableStore] = TableStore, **options: Any
 ) -> TableStore:
     """A store on a fake table; opened as any other."""
-    store = store_class.from_connection_string(Azurite().connection_string, **options)
-    store._gateway = FakeGateway(table, dice)  # type: ignore[assignment]
-    return store
+    gateway = FakeGateway(table, dice)
+    # Whatever way to the service the store makes for itself, it gets this one.
+    instead = property(lambda _: gateway, lambda *_: None)
+    fake_class: type[TableStore] = type("FakeTableStore", (store_class,), {"_gateway": instead})
+    return fake_class.from_connection_string(Azurite().connection_string, **options)

@@ -154,9 +154,7 @@ def _real_time(operations: Sequence[Operation], by_stream: Mapping[str, Sequence
             earliest_end = min(earliest_end, operation.ended)
 
 
-def _publication(
-    by_stream: Mapping[str, Sequence[StoredCommit]], messages: Sequence[Received]
-) -> Iterable[Violation]:
+def _publication(by_stream: Mapping[str, Sequence[StoredCommit]], messages: Sequence[Received]) -> Iterable[Violation]:
     stored = {
         (stream, commit.first + index): text
         for stream, commits in by_stream.items()

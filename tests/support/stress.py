@@ -7,6 +7,7 @@ then in the middle, which here means that its task is cancelled and its objects 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,12 +30,15 @@ from tests.support.history import (
 
 from esazure import AggregateNotFoundError, AppendOutcomeUnknownError, ConcurrencyError, EventsService, StoreError
 from esazure.aggregate import stream_of
-from esazure.ports import IEventProducer
+from esazure.ports import IEventProducer, IOutboxStore
 from esazure.relay import OutboxRelay
 from esazure.tables import TableStore
 from esazure.testing.conformance import Counter
 
-_QUIET_SECONDS = 30.0
+_log = logging.getLogger("stress")
+
+_WORK_SECONDS, _QUIET_SECONDS = 30.0, 30.0
+"""What a run may take before it is given up, besides half a second for each operation."""
 
 
 class IBroker(Protocol):
@@ -86,21 +90,27 @@ class Run:
 
     async def run(self) -> Run:
         """Do it all, then look."""
-        self._random = Random(self.seed)
+        self._random = Random(self.seed)  # noqa: S311 - not a secret
         self._names = [f"{uuid4().hex[:8]}-{number}" for number in range(self.streams)]
         self._left = self.operations
         stop = asyncio.Event()
-        relays = [asyncio.create_task(self._relay(stop, number)) for number in range(self.relays)]
-        writers = [asyncio.create_task(self._writer(number)) for number in range(self.writers)]
-        await asyncio.gather(*writers)
-        stop.set()
-        await asyncio.gather(*relays)
+        async with asyncio.timeout(_WORK_SECONDS + self.operations / 2), asyncio.TaskGroup() as relays:
+            for number in range(self.relays):
+                relays.create_task(self._relay(stop, number))
+            async with asyncio.TaskGroup() as writers:
+                for number in range(self.writers):
+                    writers.create_task(self._writer(number))
+            stop.set()
         await self.world.calm()
-        await self._sweep_until_quiet()
+        async with self.world.open_store() as store:
+            self.done["published by relays"] += await sweep_until_quiet(
+                store, self.world.broker.producer(), **self.relay_options
+            )
         rows = [row for row in await self.world.rows() if any(name in row["RowKey"] for name in self._names)]
         self.messages = await self.world.broker.received()
         self.found += violations(self.history, *commits_in(rows), self.messages)
         self.done.update(operation.outcome for operation in self.history)
+        _log.info("seed %d: %d operations, %s", self.seed, len(self.history), dict(self.done))
         return self
 
     def report(self) -> str:
@@ -125,8 +135,7 @@ class Run:
             if not work.done():
                 self.done["crashes"] += 1
                 work.cancel()
-                with suppress(asyncio.CancelledError):
-                    await work
+                await asyncio.wait({work})
                 return
 
     async def _work(self, service: EventsService[Counter, str], who: str) -> None:
@@ -187,14 +196,13 @@ class Run:
                         self.found.append(Violation("relay", "-", f"relay {number} ended with {ended!r}"))
                     self.done["published by relays"] += relay.metrics.published
 
-    async def _sweep_until_quiet(self) -> None:
-        async with self.world.open_store() as store, asyncio.timeout(_QUIET_SECONDS):
-            relays = [
-                OutboxRelay(store, {Counter: self.world.broker.producer()}, **self.relay_options) for _ in range(2)
-            ]
-            while True:
-                metrics = [await relay.run_once() for relay in relays]
-                if not any(each.pending for each in metrics):
-                    break
-                await asyncio.sleep(0.1)
-            self.done["published by relays"] += sum(each.published for each in metrics)
+
+async def sweep_until_quiet(store: IOutboxStore, producer: IEventProducer, **options: Any) -> int:
+    """Two relays, until nothing waits. Returns how many commits they published."""
+    relays = [OutboxRelay(store, {Counter: producer}, **options) for _ in range(2)]
+    async with asyncio.timeout(_QUIET_SECONDS):
+        while True:
+            metrics = [await relay.run_once() for relay in relays]
+            if not any(each.pending for each in metrics):
+                return sum(each.published for each in metrics)
+            await asyncio.sleep(0.1)

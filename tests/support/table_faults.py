@@ -17,7 +17,7 @@ KINDS = (
     *("reset before", "reset after", "closed before", "closed after", "hang before", "hang after"),
     *("500 before", "500 after", "503 before", "503 after", "truncated", "delay", "late"),
 )
-"""`before` and `after` the request was carried out; `late` is a write that lands after its client was told of a reset."""
+"""`before` and `after` it was carried out; `late` is a request that arrives after its client was told of a reset."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Dice:
     requests: int = 0
 
     def __post_init__(self) -> None:
-        self._random = Random(self.seed)
+        self._random = Random(self.seed)  # noqa: S311 - not a secret
         self._late: set[asyncio.Task[object]] = set()
 
     def stop(self) -> None:

@@ -27,7 +27,10 @@ class Reply:
     @classmethod
     def of(cls, status: int, *, body: bytes = b"", **headers: str) -> Self:
         """An answer the service might have given; `retry_after="1"` is the header Retry-After."""
-        fields = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+        fields = {
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): text for name, text in headers.items()},
+        }
         lines = [f"HTTP/1.1 {status} -", *(f"{name}: {text}" for name, text in fields.items())]
         return cls("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
 
@@ -127,7 +130,7 @@ class TableProxy:
         answer = await (forward() if self.fault is None else self.fault(kind, forward))
         if isinstance(answer, Reply):
             return answer
-        headers = {name.replace("-", "_"): text for name, text in answer.headers.items() if name != "Content-Length"}
+        headers = {name.replace("-", "_"): text for name, text in answer.headers.items() if name[:8] != "Content-"}
         return Reply.of(answer.status, **headers)
 
     async def _exchange(self, head: bytes, body: bytes) -> bytes:

@@ -57,8 +57,9 @@ async def append(
                     ) from error
                 else:
                     return
-                # Full jitter: writers that failed together must not come back together.
-                await asyncio.sleep(max(wait or 0.0, random.uniform(0, pause)))  # noqa: S311 - not a secret
+                # Jitter, also on top of the wait the service asks for: writers that failed together must not come back
+                # together.
+                await asyncio.sleep((wait or 0.0) + random.uniform(0, pause))  # noqa: S311 - not a secret
                 pause = min(2 * pause, LONGEST_PAUSE)
     except TimeoutError:
         pass
