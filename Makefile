@@ -36,6 +36,7 @@ check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `
 	test -f .coverage || $(MAKE) test
 	coverage report
 	python tools/plant_bugs.py
+	python tools/mutate.py
 
 docs: $(VENV)/ready  ## Build the documentation into docs/_build, warnings as errors.
 	sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build

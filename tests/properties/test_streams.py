@@ -11,9 +11,10 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.unit.doubles import TroubledProducer, TroubledStore, broker_down
 
 from esazure import (
@@ -191,7 +192,9 @@ class Streams(RuleBasedStateMachine):
             assert versions >= set(range(len(published) + 1, len(stored) + 1))
 
 
-TestStreams = Streams.TestCase
-TestStreams.settings = settings(
-    max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@pytest.mark.parametrize("portion", range(4))
+def test_a_thousand_histories_of_fifty_steps(portion: int) -> None:
+    portion_of_them = settings(
+        max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    run_state_machine_as_test(Streams, settings=portion_of_them)

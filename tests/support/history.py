@@ -27,6 +27,10 @@ _KEY = re.compile(r"([eo])\.(.+)\.(\d{10})")
 _LAST = 9_999_999_999
 
 
+def _now() -> float:
+    return time.monotonic()  # looked up at each call, so that a simulation can replace it
+
+
 @dataclass(slots=True)
 class Operation:
     """One attempt to persist; its marker is in each of its events."""
@@ -36,7 +40,7 @@ class Operation:
     expected: int
     events: int
     who: str
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=_now)
     ended: float | None = None
     outcome: str = UNKNOWN
     detail: str = ""
@@ -47,7 +51,7 @@ class Operation:
 
     def end(self, outcome: str, detail: str = "") -> None:
         """What its caller was told."""
-        self.outcome, self.detail, self.ended = outcome, detail, time.monotonic()
+        self.outcome, self.detail, self.ended = outcome, detail, _now()
 
     def __str__(self) -> str:
         ended = "-" if self.ended is None else f"{self.ended:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -53,7 +54,7 @@ DEADLINE = 30.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
 _MARK_SECONDS = 5.0
-_MARK_PAUSE = 0.2
+_MARK_PAUSE = 0.4
 
 
 class TableStore(CommitStore, IOutboxStore):
@@ -249,7 +250,9 @@ class TableStore(CommitStore, IOutboxStore):
                         return asked_before  # after a lost answer it was, as far as anybody knows, this call
                     except OutcomeUnknownError as unknown:
                         asked_before = True
-                        await asyncio.sleep(unknown.retry_after or _MARK_PAUSE)
+                        # With jitter: what failed together must not come back together.
+                        wait = (unknown.retry_after or 0.0) + random.uniform(0, _MARK_PAUSE)  # noqa: S311 - not a secret
+                        await asyncio.sleep(wait)
                     else:
                         return True
         raise StoreUnavailableError(

@@ -1,0 +1,252 @@
+"""Does anything notice when a guard against loss, doubling or disorder is gone? Removes each one and expects a failure.
+
+    python tools/mutate.py            all guards; the exit code is how many nobody missed
+    python tools/mutate.py relay      those with this word in their name
+
+A mutant is a textual patch of a copy of the sources, and names the few tests that are to notice it. A patch that no
+longer applies is an error: bring it up to date. `plant_bugs.py` does the same for the promises of single backends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE = 300.0
+"""Seconds after which a run of tests is given up, loudly; it takes a few."""
+_SETTINGS = """[pytest]
+addopts = -x -q --tb=line --assert=plain --import-mode=importlib -p no:cacheprovider
+    -p pytest_asyncio.plugin
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+pythonpath = .
+markers =
+    azurite: not here
+    amqp: not here
+    timeout: not here
+"""
+_NOT_THE_INSTALLED_ONE = """
+from pathlib import Path
+import esazure
+assert Path(esazure.__file__).is_relative_to(Path(__file__).parent), esazure.__file__
+"""
+
+_APPEND = ("tests/tables/test_append.py",)
+_CRASHES = ("tests/faults/test_crashes.py::test_a_sweep_of_the_relay",)
+_SERVICE = (
+    "tests/unit/test_service.py::test_publishing_stops_at_the_first_failure_and_skips_nothing",
+    "tests/unit/test_service.py::test_a_commit_whose_answer_was_lost_is_published_by_the_next_writer_in_order",
+    "tests/unit/test_service.py::test_cancelling_a_dispatch_leaves_the_outbox_row",
+)
+_RELAY = (
+    "tests/relay/test_publishing.py::TestFailures::test_a_stream_stops_at_its_first_failure_and_the_others_go_on",
+)
+_IN_DOUBT = ("tests/unit/test_repository.py::test_a_copy_in_doubt_records_nothing_and_persists_the_same_commit",)
+_MEMORY = ("tests/conformance/test_memory.py",)
+_HARNESS = ("tests/faults/test_proxy.py::test_nothing_is_lost_doubled_or_out_of_order",)
+_LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
+
+
+class Mutant(NamedTuple):
+    """A guard that is gone: in `module`, each of `patches` was applied, and `tests` are to notice."""
+
+    name: str
+    module: str
+    patches: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "the commit id is not compared, taken is a conflict",
+        "tables/append.py",
+        ((" == record.commit_id:", " == 'nobody':"),),
+        _APPEND,
+    ),
+    Mutant(
+        "the commit id is not compared, taken is taken by us",
+        "tables/append.py",
+        ((" == record.commit_id:", " is not None:"),),
+        _APPEND,
+    ),
+    Mutant(
+        "each attempt sends rows with a commit id of its own",
+        "tables/append.py",
+        (
+            (
+                "await gateway.submit(operations)",
+                "await gateway.submit([(k, {**row, 'cid': f'{record.commit_id}{pause}'}) for k, row in operations])",
+            ),
+        ),
+        _HARNESS,
+    ),
+    Mutant(
+        "no answer is a failure",
+        "tables/append.py",
+        (("ambiguous, last = True, unknown.__cause__ or unknown", "raise StoreError('failed') from unknown"),),
+        _APPEND,
+    ),
+    Mutant(
+        "a refusal after a lost answer is a refusal", "tables/append.py", (("if ambiguous:", "if False:"),), _APPEND
+    ),
+    Mutant(
+        "an attempt that was not answered is forgotten",
+        "repository.py",
+        (("            state.in_doubt = commit\n            error.retry", "            error.retry"),),
+        _IN_DOUBT,
+    ),
+    Mutant("gaps are loaded over", "aggregate.py", (("record.first_version != version + 1 or ", ""),), _MEMORY),
+    Mutant(
+        "the outbox row is written by a second request",
+        "tables/store.py",
+        (
+            ("await append(self._gateway", "rest = [operations.pop()]; await append(self._gateway"),
+            (
+                "operations, deadline=self._deadline)",
+                "operations, deadline=self._deadline); await self._later(record, partition, rest)",
+            ),
+            (
+                "    async def read(",
+                "    async def _later(self, *a): await append(self._gateway, *a, deadline=9)\n\n    async def read(",
+            ),
+        ),
+        _HARNESS,
+    ),
+    Mutant(
+        "a persist publishes newest first",
+        "service.py",
+        (("chain(earlier, (commit,))", "reversed([*earlier, commit])"),),
+        _SERVICE,
+    ),
+    Mutant(
+        "a persist publishes only its own commit", "service.py", (("chain(earlier, (commit,))", "(commit,)"),), _SERVICE
+    ),
+    Mutant(
+        "a persist removes the outbox row before the broker has it",
+        "service.py",
+        (
+            (
+                "                await producer.dispatch(owed)\n",
+                "                await outbox.mark_published(owed)\n                await producer.dispatch(owed)\n",
+            ),
+        ),
+        _SERVICE,
+    ),
+    Mutant(
+        "a persist skips what fails",
+        "service.py",
+        (
+            (
+                "                await producer.dispatch(owed)\n",
+                "                with __import__('contextlib').suppress(EsAzureError): await producer.dispatch(owed)\n",
+            ),
+        ),
+        _SERVICE,
+    ),
+    Mutant(
+        "the relay publishes newest first",
+        "relay/relay.py",
+        (("for commit in commits:", "for commit in reversed(commits):"),),
+        _CRASHES,
+    ),
+    Mutant(
+        "the relay skips what fails",
+        "relay/relay.py",
+        (
+            (
+                "or not await self._publish_commit(route, commit, turn):",
+                "or await self._publish_commit(route, commit, turn) is None:",
+            ),
+        ),
+        _RELAY,
+    ),
+    Mutant(
+        "the relay removes the outbox row before the broker has it",
+        "relay/relay.py",
+        (
+            (
+                "await route.producer.dispatch(commit)",
+                "(await self._store.mark_published(commit.record), await route.producer.dispatch(commit))",
+            ),
+        ),
+        _CRASHES,
+    ),
+    Mutant(
+        "a lease is taken whoever has it now",
+        "memory.py",
+        (("if self._leases.get(partition) != seen:", "if False:"),),
+        _MEMORY,
+    ),
+    Mutant(
+        "a lease row is replaced whatever its tag is",
+        "tables/store.py",
+        (("[replacing(row, seen.tag)]", "[('upsert', row)]"),),
+        _LEASES,
+    ),
+)
+
+
+def outcome(mutant: Mutant | None, tests: Sequence[str]) -> str:
+    """Run the tests on the mutant: `killed`, `SURVIVED`, or what went wrong. Without a mutant `passed` is expected."""
+    with TemporaryDirectory() as directory:
+        copy = Path(directory)
+        ignored = shutil.ignore_patterns("__pycache__", "conftest.py")
+        shutil.copytree(_ROOT / "src" / "esazure", copy / "esazure", ignore=ignored)
+        shutil.copytree(_ROOT / "tests", copy / "tests", ignore=ignored)
+        if mutant is not None:
+            module = copy / "esazure" / mutant.module
+            text = module.read_text(encoding="utf-8")
+            for right, wrong in mutant.patches:
+                if text.count(right) != 1:
+                    return f"ERROR: {right!r} is {text.count(right)} times in {mutant.module}, not once"
+                text = text.replace(right, wrong)
+            module.write_text(text, encoding="utf-8")
+        (copy / "pytest.ini").write_text(_SETTINGS, encoding="utf-8")
+        (copy / "conftest.py").write_text(_NOT_THE_INSTALLED_ONE, encoding="utf-8")
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *tests],
+            cwd=copy,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(copy),
+                "COLUMNS": "200",
+                "PYTEST_ADDOPTS": "",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE,
+        )
+    if run.returncode not in (0, 1) or " error" in run.stdout.splitlines()[-1]:
+        return f"ERROR: pytest ended with {run.returncode}:\n{run.stdout[-2_000:]}{run.stderr[-2_000:]}"
+    if mutant is None:
+        return "passed" if run.returncode == 0 else f"ERROR: without a mutation they fail:\n{run.stdout[-3_000:]}"
+    if run.returncode == 0:
+        return "SURVIVED"
+    why = next((line for line in run.stdout.splitlines() if line.startswith("FAILED ")), "")
+    return f"killed    by {why.rpartition('::')[2]}"
+
+
+def main(words: Sequence[str] = (), mutants: Sequence[Mutant] = MUTANTS) -> int:
+    """Make each mutant and print what came of it; the number of those that were not noticed is returned."""
+    chosen = [mutant for mutant in mutants if all(word in mutant.name for word in words)]
+    controls = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+    jobs: list[tuple[Mutant | None, Sequence[str]]] = [(None, controls), *((each, each.tests) for each in chosen)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
+        outcomes = list(workers.map(lambda job: outcome(*job), jobs))
+    for (mutant, _), what in zip(jobs, outcomes, strict=True):
+        print(f"{'(nothing changed)' if mutant is None else f'{mutant.module}: {mutant.name}'}\n    {what}")
+    return sum(not what.startswith(("killed", "passed")) for what in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
