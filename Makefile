@@ -21,7 +21,8 @@ demo-azure: $(VENV)/ready .azurite/ready  ## The same on Azurite and AMQP, or on
 
 test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite, AMQP, examples, docs.
 	rm -f .coverage .coverage.*
-	python -m pytest -n 6 --dist worksteal --cov --cov-report=
+	python -m pytest -n 6 --dist worksteal -m "not long" --cov --cov-report=
+	python -m pytest -n 4 --dist worksteal -m long
 
 soak: $(VENV)/ready .azurite/ready  ## The fault and process tests, SOAK times (10) as long as `make test` runs them.
 	python -m pytest -n 2 --dist worksteal --timeout 3600 --soak $(or $(SOAK),10) -rP -o log_level=INFO \

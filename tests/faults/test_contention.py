@@ -22,6 +22,8 @@ from esazure.sqlite import SqliteStore
 from esazure.tables import TableStore
 from esazure.testing.conformance import Counter
 
+pytestmark = pytest.mark.long
+
 CROWDS = [(2, 1_000), (8, 700), (32, 300)]
 """Writers, and how many appends they have to get acknowledged between them."""
 CROWDS_ON_AZURITE = [(2, 40), (8, 40), (32, 20)]

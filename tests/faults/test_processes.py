@@ -21,7 +21,9 @@ from tests.support.history import ACKNOWLEDGED, Operation, StoredCommit, report,
 from tests.support.process_writer import store_at
 from tests.support.stress import sweep_until_quiet
 
-KILLS = 6
+pytestmark = pytest.mark.long
+
+KILLS = 7
 """Of each of the two, times `--soak`."""
 
 _ROOT = Path(__file__).parents[2]

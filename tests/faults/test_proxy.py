@@ -13,6 +13,8 @@ from tests.support.stress import Run
 from tests.support.table_faults import Dice
 from tests.support.worlds import NaiveStore, fake_world, table_world
 
+pytestmark = pytest.mark.long
+
 _log = logging.getLogger("stress")
 
 ON_THE_FAKE, ON_AZURITE, OVER_AMQP = 800, 150, 60

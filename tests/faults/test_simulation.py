@@ -9,6 +9,8 @@ from tests.support.worlds import NaiveStore, fake_world
 
 from esazure.tables import TableStore
 
+pytestmark = pytest.mark.long
+
 SEEDS, PORTIONS, OPERATIONS = 500, 10, 24
 
 

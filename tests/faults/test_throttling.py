@@ -21,6 +21,8 @@ from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError
 from esazure.testing._counter import commit_of
 from esazure.testing.conformance import Counter
 
+pytestmark = pytest.mark.long
+
 DEADLINE = 2.0
 TENTH = 0.1 * DEADLINE
 RETRY_AFTER = [None, "1", "60"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from esazure import (
 )
 from esazure.aggregate import state_of, stream_of
 from esazure.testing._counter import Counter, Noted
+
+pytestmark = pytest.mark.long
 
 T = TypeVar("T")
 IDS = ("a", "A")
@@ -192,9 +195,14 @@ class Streams(RuleBasedStateMachine):
             assert versions >= set(range(len(published) + 1, len(stored) + 1))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("portion", range(4))
 def test_a_thousand_histories_of_fifty_steps(portion: int) -> None:
     portion_of_them = settings(
         max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
-    run_state_machine_as_test(Streams, settings=portion_of_them)
+    logging.disable(logging.WARNING)  # every lost answer is logged, rightly, and pytest would keep them all
+    try:
+        run_state_machine_as_test(Streams, settings=portion_of_them)
+    finally:
+        logging.disable(logging.NOTSET)
