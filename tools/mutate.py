@@ -187,8 +187,8 @@ MUTANTS = (
     ),
     Mutant(
         "a lease row is replaced whatever its tag is",
-        "tables/store.py",
-        (("[replacing(row, seen.tag)]", "[('upsert', row)]"),),
+        "tables/outbox.py",
+        (('[("replace", row, seen.tag)]', "[('upsert', row)]"),),
         _LEASES,
     ),
 )

@@ -1,29 +1,33 @@
 """What the bank can be asked to do. Each handler validates, loads, acts, persists; on any backend.
 
-A command is valid as soon as it exists: `parse` it from outside data, or construct it from value objects.
+A command is valid as soon as it exists: `parse` it from outside data, or construct it from value objects. Whoever sends
+it chooses its `command_id`; sent twice, it happens once and answers the same. Read `views.py` next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from bank.domain import (
     Account,
     Currency,
     CurrencyConverter,
     Customer,
+    Deposited,
     Email,
-    InvalidCommandError,
     InvalidValueError,
     Money,
+    Withdrawn,
     non_blank,
 )
-from esazure import ConcurrencyError, IEventsService
+from esazure import Commit, IEventsService
+from esazure.commands import Command
+from esazure.errors import InvalidCommandError
+from esazure.unique import UniqueValues
 
 
 def _email(value: object) -> object:
@@ -36,33 +40,18 @@ def _more_than_nothing(money: Money) -> Money:
     return money
 
 
+ATTEMPTS = 8
+"""How often a transaction is decided anew when others on the same account were quicker."""
+
+
+CommandId = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, AfterValidator(non_blank)]
-EmailAddress = Annotated[Email, BeforeValidator(_email)]
+EmailAddress = Annotated[Email, BeforeValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
 Payment = Annotated[Money, AfterValidator(_more_than_nothing)]
 
 
-class Command(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @classmethod
-    def parse(cls, data: Mapping[str, object]) -> Self:
-        """From outside data, such as a request's JSON.
-
-        Raises:
-            InvalidCommandError: every problem with its field.
-        """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise InvalidCommandError(
-                [
-                    (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
-                    for problem in error.errors(include_url=False, include_input=False, include_context=False)
-                ]
-            ) from None
-
-
 class CreateCustomer(Command):
+    command_id: CommandId
     customer_id: UUID
     first_name: Name
     last_name: Name
@@ -70,73 +59,101 @@ class CreateCustomer(Command):
 
 
 class OpenAccount(Command):
+    command_id: CommandId
     account_id: UUID
     customer_id: UUID
     currency: Currency
 
 
 class Deposit(Command):
+    command_id: CommandId
     account_id: UUID
     money: Payment
 
 
 class Withdraw(Command):
+    command_id: CommandId
     account_id: UUID
     money: Payment
 
 
 @dataclass(frozen=True)
 class Bank:
-    """The handlers, and the ports they need."""
+    """The handlers, and what they need."""
 
     customers: IEventsService[Customer]
     accounts: IEventsService[Account]
+    emails: UniqueValues
     converter: CurrencyConverter
 
-    async def create_customer(self, command: CreateCustomer) -> None:
-        """Welcome a customer.
+    async def create_customer(self, command: CreateCustomer) -> Commit[Any]:
+        """Welcome a customer; an address can be had once.
 
         Raises:
-            ConcurrencyError: there is a customer of this id.
+            ValueTakenError: the e-mail address is another customer's.
+            ConcurrencyError: there is a customer of this id, by another command.
+            InvalidCommandError: the command id was used for another customer.
         """
         customer = Customer.create(command.customer_id, command.first_name, command.last_name, command.email)
-        await self.customers.persist(customer)
+        wanted = customer.pending
+        commit = await self.emails.persist(self.customers, customer, str(command.email), command_id=command.command_id)
+        return _the_same(commit, wanted)
 
-    async def open_account(self, command: OpenAccount) -> None:
-        """Open an account for a customer; repeating the command finishes what a crash left undone.
-
-        The account is written first, so that no crash leaves a customer pointing at an account that does not exist.
+    async def open_account(self, command: OpenAccount) -> Commit[Any]:
+        """Open an account. Its owner learns of it by a reaction (`reactions.py`), never before it exists.
 
         Raises:
-            AggregateNotFoundError: there is no such customer; nothing was written.
-            InvalidCommandError: the account exists, with another owner or currency.
+            AggregateNotFoundError: there is no such customer.
+            ConcurrencyError: there is an account of this id, by another command.
+            InvalidCommandError: the command id was used for another account.
         """
         await self.customers.rehydrate(command.customer_id)
         account = Account.open(command.account_id, command.customer_id, command.currency)
-        try:
-            await self.accounts.persist(account)
-        except ConcurrencyError:
-            account = await self.accounts.rehydrate(command.account_id)
-            if (account.owner_id, account.currency) != (command.customer_id, command.currency):
-                raise InvalidCommandError([("account_id", "is taken by another account")]) from None
-        await self.customers.update(
-            command.customer_id, lambda customer: customer.add_account(account.id, owner_id=account.owner_id)
-        )
+        wanted = account.pending
+        return _the_same(await self.accounts.persist(account, command_id=command.command_id), wanted)
 
-    async def deposit(self, command: Deposit) -> None:
-        """Put money into an account.
+    async def deposit(self, command: Deposit) -> Account:
+        """Put money into an account. Returns it as this command left it.
 
         Raises:
             AggregateNotFoundError: there is no such account.
             DomainError: the rules of `Account.deposit`.
+            InvalidCommandError: the command id was used for another transaction of this account.
         """
-        await self.accounts.update(command.account_id, lambda account: account.deposit(command.money, self.converter))
+        account = await self.accounts.update(
+            command.account_id,
+            lambda account: account.deposit(command.money, self.converter),
+            attempts=ATTEMPTS,
+            command_id=command.command_id,
+        )
+        if not isinstance(account.latest, Deposited) or account.latest.asked != command.money:
+            raise InvalidCommandError([_REUSED])
+        return account
 
-    async def withdraw(self, command: Withdraw) -> None:
-        """Take money out of an account.
+    async def withdraw(self, command: Withdraw) -> Account:
+        """Take money out of an account. Returns it as this command left it.
 
         Raises:
             AggregateNotFoundError: there is no such account.
             DomainError: the rules of `Account.withdraw`.
+            InvalidCommandError: the command id was used for another transaction of this account.
         """
-        await self.accounts.update(command.account_id, lambda account: account.withdraw(command.money, self.converter))
+        account = await self.accounts.update(
+            command.account_id,
+            lambda account: account.withdraw(command.money, self.converter),
+            attempts=ATTEMPTS,
+            command_id=command.command_id,
+        )
+        if not isinstance(account.latest, Withdrawn) or account.latest.asked != command.money:
+            raise InvalidCommandError([_REUSED])
+        return account
+
+
+_REUSED = ("command_id", "was used for another request")
+
+
+def _the_same(commit: Commit[Any] | None, wanted: tuple[object, ...]) -> Commit[Any]:
+    """The commit, if it is of these events: a command id that was used before brings an earlier one."""
+    if commit is None or commit.recorded != wanted:
+        raise InvalidCommandError([_REUSED])
+    return commit

@@ -1,6 +1,6 @@
 """What is really stored and published, as somebody sees it who has never heard of esazure; and whether that is right.
 
-`on_sqlite.py` and `on_azure.py` collect it with sqlite3 and with the plain Azure SDKs. Pure functions here, no I/O.
+`observers.py` collects it with sqlite3 and with the plain Azure SDKs. Pure functions here, no I/O.
 """
 
 from __future__ import annotations

@@ -1,28 +1,39 @@
 """Event sourcing for Python services on Azure.
 
-Read in this order: events, aggregate, ports, repository, service; then memory, sqlite, tables, servicebus. Importing
-this package imports no Azure SDK: the backends live in `esazure.tables` and `esazure.servicebus`.
+Read in this order: events, aggregate, ports, repository, service; then handlers, views, projection, consumer; then the
+backends memory, sqlite, tables, servicebus. Importing this package imports no Azure SDK and no read side: what is not
+listed here is in the module of its name.
 """
 
 from esazure.aggregate import AggregateRoot
+from esazure.commands import Command, ProblemDetails, invalid_command, problem_details, validation
 from esazure.context import current_metadata, metadata
 from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
+    CommandHandledError,
     CommitTooLargeError,
     ConcurrencyError,
     CorruptStreamError,
     DispatchError,
     EsAzureError,
     EventNotStorableError,
+    HandlerFailedError,
+    InvalidCommandError,
     InvalidIdError,
+    PoisonMessageError,
     ReadOnlyAggregateError,
     RefusedError,
+    RetryLaterError,
     StoreError,
     StoreMismatchError,
     StoreUnavailableError,
+    SubscriptionError,
     UnknownEventTypeError,
     UnusableAggregateError,
+    ValueTakenError,
+    ViewBehindError,
+    ViewOutdatedError,
 )
 from esazure.events import Commit, DomainEvent, EventEnvelope
 from esazure.integration import Integration, IntegrationEvent, IntegrationMessage, thin, whole
@@ -34,6 +45,8 @@ __all__ = [
     "AggregateNotFoundError",
     "AggregateRoot",
     "AppendOutcomeUnknownError",
+    "Command",
+    "CommandHandledError",
     "Commit",
     "CommitStore",
     "CommitTooLargeError",
@@ -45,22 +58,34 @@ __all__ = [
     "EventEnvelope",
     "EventNotStorableError",
     "EventsService",
+    "HandlerFailedError",
     "IEventProducer",
     "IEventsRepository",
     "IEventsService",
     "Integration",
     "IntegrationEvent",
     "IntegrationMessage",
+    "InvalidCommandError",
     "InvalidIdError",
+    "PoisonMessageError",
+    "ProblemDetails",
     "ReadOnlyAggregateError",
     "RefusedError",
+    "RetryLaterError",
     "StoreError",
     "StoreMismatchError",
     "StoreUnavailableError",
+    "SubscriptionError",
     "UnknownEventTypeError",
     "UnusableAggregateError",
+    "ValueTakenError",
+    "ViewBehindError",
+    "ViewOutdatedError",
     "current_metadata",
+    "invalid_command",
     "metadata",
+    "problem_details",
     "thin",
+    "validation",
     "whole",
 ]

@@ -155,6 +155,15 @@ def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
     return stream_name(type(aggregate).aggregate_type, id_text(aggregate.id))
 
 
+def token_of(aggregate: AggregateRoot[Any, Any]) -> str:
+    """`<stream>@<stored version>`, like `Commit.token`: what a view has to show to show this aggregate as it is here.
+
+    Raises:
+        InvalidIdError: the id cannot be a key.
+    """
+    return f"{stream_of(aggregate)}@{state_of(aggregate).stored_version}"
+
+
 def id_text(id: UUID | str) -> str:
     """An id as it is stored. A member of a `str` enum is its value, however it prints."""
     return str.__str__(id) if isinstance(id, str) else str(id)
@@ -211,7 +220,7 @@ def replay(
                     version += 1
                     continue
                 except Exception as error:  # noqa: BLE001 - user code may raise anything
-                    why = f"{type(error).__name__} at {_place_of(error)}"
+                    why = f"{type(error).__name__} at {place_of(error)}"
                 # Outside the handler: the text of that exception may quote the event, so it is not chained.
                 raise CorruptStreamError(
                     f"{record.stream}: {type(aggregate).__name__}.when refused the stored {event.event_type} of "
@@ -222,8 +231,8 @@ def replay(
     state.stored_version = version
 
 
-def _place_of(error: Exception) -> str:
-    """The file and line that raised it."""
+def place_of(error: BaseException) -> str:
+    """The file and line that raised it: what can be said of an exception whose text may quote a payload."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

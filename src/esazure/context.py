@@ -45,15 +45,32 @@ def metadata(
     given = {name: value for name, value in named.items() if value is not None} | dict(extra or {})
     for name, value in given.items():
         _check(name, value)
-    token = _current.set(MappingProxyType({**_current.get(), **given}))
-    try:
+    with Given(given):
         yield
-    finally:
-        _current.reset(token)
+
+
+class Given:
+    """A block whose commits carry these facts: `metadata` for names and values that were checked before."""
+
+    __slots__ = ("_facts", "_token")
+
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        self._facts = facts
+
+    def __enter__(self) -> None:
+        self._token = _current.set(MappingProxyType({**_current.get(), **self._facts}))
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+
+
+def is_metadata_name(name: str) -> bool:
+    """Whether metadata can have this name: lower-case letters, digits and `_`, and not taken by esazure."""
+    return name not in _RESERVED and _NAME.fullmatch(name) is not None
 
 
 def _check(name: object, value: object) -> None:
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None or name in _RESERVED:
+    if not isinstance(name, str) or not is_metadata_name(name):
         raise ValueError(
             f"{name!r} cannot name metadata: use lower-case letters, digits and _, none of {sorted(_RESERVED)}"
         )

@@ -4,18 +4,27 @@
   * AggregateNotFoundError       nothing is stored under this id (or not up to that version)
   * ConcurrencyError             somebody else stored first: reload and decide again
   * AppendOutcomeUnknownError    no definite answer before the deadline: ask again with `retry`
+  * CommandHandledError          this command was carried out before, or given up for good
   * UnusableAggregateError       this copy's state cannot be trusted: load it again
     * ReadOnlyAggregateError     this copy was loaded as of an earlier version
   * RefusedError                 refused before any I/O; the aggregate is as it was
     * CommitTooLargeError        the commit, or one message of it, is over a limit of the service
-    * EventNotStorableError      an event does not survive being written and read back
+    * EventNotStorableError      an event, or a view, does not survive being written and read back
     * InvalidIdError             the id (or a name) cannot be a key
+    * InvalidCommandError        the command is not valid: a list of (field, message)
+    * ValueTakenError            a value that must be unique belongs to somebody else
   * UnknownEventTypeError        an event's name is not declared by the aggregate
   * CorruptStreamError           what is stored cannot be what was written
   * StoreError                   the store refused; nothing was stored
     * StoreUnavailableError      the store cannot be reached or is overloaded: try again later
     * StoreMismatchError         the store was created with another layout
   * DispatchError                stored, but not handed to the broker
+  * SubscriptionError            a subscription cannot be received from, and somebody has to act
+  * PoisonMessageError           a message that can never be handled: it is set aside, once
+  * HandlerFailedError           a handler failed; its message will be delivered again
+  * RetryLaterError              something a handler needs is away: the message waits, and does not count as failed
+  * ViewBehindError              the view did not reach the version in time
+  * ViewOutdatedError            a stored view does not fit its model any more: rebuild it under a new name
 
 Mistakes in a call (a wrong type, a number out of range) are TypeError and ValueError, as everywhere. A message says
 which stream and what to do. No message holds a payload, a key or a connection string.
@@ -23,7 +32,7 @@ which stream and what to do. No message holds a payload, a key or a connection s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 
@@ -91,6 +100,21 @@ class AppendOutcomeUnknownError(EsAzureError):
         self.commit_id = commit_id
 
 
+class CommandHandledError(EsAzureError):
+    """A commit with this command id was stored before; nothing is stored now.
+
+    `EventsService.persist` answers it with that commit. It comes out only when there is none and never will be:
+    somebody who waited for the command has given it up (see `UniqueValues`).
+    """
+
+    def __init__(self, stream: str, first_version: int | None) -> None:
+        what = "was given up: send it again as a new command" if first_version is None else "was carried out before"
+        super().__init__(f"{stream}: this command {what}")
+        self.stream = stream
+        self.first_version = first_version
+        """Where the commit of this command begins; None when it was given up."""
+
+
 class UnusableAggregateError(EsAzureError):
     """This copy can no longer record or be persisted; the message says why. Load it again."""
 
@@ -108,11 +132,29 @@ class CommitTooLargeError(RefusedError):
 
 
 class EventNotStorableError(RefusedError):
-    """The event does not survive being written as JSON and read back."""
+    """The event, or the view, does not survive being written as JSON and read back."""
 
 
 class InvalidIdError(RefusedError, ValueError):
     """An id, or a name used in a key, that no backend could store."""
+
+
+class InvalidCommandError(RefusedError):
+    """What is wrong with a command, field by field; see `esazure.commands`."""
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" if field else message for field, message in errors))
+        self.errors = tuple(errors)
+        """(field, message) each; the field is a dotted path, empty when it is about the command as a whole."""
+
+
+class ValueTakenError(RefusedError):
+    """A value that must be unique belongs to another stream, or is being claimed by it at this moment."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: this value is taken: choose another one")
+        self.name = name
+        """Of the set of unique values; never the value."""
 
 
 class UnknownEventTypeError(EsAzureError):
@@ -155,3 +197,40 @@ class DispatchError(EsAzureError):
         super().__init__(message)
         self.permanent = permanent or unpublishable
         self.unpublishable = unpublishable
+
+
+class SubscriptionError(EsAzureError):
+    """A subscription cannot be received from; the message says why and what to do. No message was lost."""
+
+
+class PoisonMessageError(EsAzureError):
+    """A message that can never be handled, however often it is delivered. Handlers may raise it, too."""
+
+    def __init__(self, reason: str, description: str = "") -> None:
+        super().__init__(f"{reason}: {description}" if description else reason)
+        self.reason = reason
+        """One word; becomes the dead letter's reason."""
+        self.description = description
+        """For people; never a payload."""
+
+
+class HandlerFailedError(EsAzureError):
+    """A handler raised; `__cause__` is what. The others are not disturbed, and do not run again for this message."""
+
+    def __init__(self, handler: str, stream: str, version: int, cause: str) -> None:
+        super().__init__(f"{handler} failed at version {version} of {stream} with {cause}")
+        self.handler = handler
+        self.stream = stream
+        self.version = version
+
+
+class RetryLaterError(EsAzureError):
+    """For handlers to raise when something they need is away. The message waits; it never becomes a dead letter."""
+
+
+class ViewBehindError(EsAzureError):
+    """The view did not reach the version that was waited for in time; it may do so later."""
+
+
+class ViewOutdatedError(EsAzureError):
+    """A stored view does not fit its model any more: give those of the new model another name, and rebuild."""

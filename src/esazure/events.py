@@ -55,6 +55,7 @@ class DomainEvent(BaseModel):
 
 
 E = TypeVar("E", bound=DomainEvent, default=DomainEvent)
+E_co = TypeVar("E_co", bound=DomainEvent, default=DomainEvent, covariant=True)
 
 
 def check_stored_name(owner: str, name: object) -> None:
@@ -75,10 +76,10 @@ def is_stored_name(name: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class EventEnvelope(Generic[E]):
+class EventEnvelope(Generic[E_co]):
     """One event at its place in one stream. `version` counts from 1 without gaps."""
 
-    event: E = field(repr=False)
+    event: E_co = field(repr=False)
     aggregate_type: str
     aggregate_id: str
     version: int
@@ -112,6 +113,8 @@ class CommitRecord:
     metadata: str = field(repr=False)
     """A JSON object of strings."""
     payload: str = field(repr=False)
+    command_id: str | None = None
+    """The command this commit carries out, if its sender named it; no second commit of the stream has the same."""
 
     @property
     def last_version(self) -> int:
@@ -147,6 +150,16 @@ class Commit(Generic[E]):
     def stream(self) -> str:
         """The encoded stream name, for logs and errors."""
         return self.record.stream
+
+    @property
+    def token(self) -> str:
+        """`<stream>@<last version>`, for `IViews.wait_for`: read your own writes."""
+        return f"{self.record.stream}@{self.record.last_version}"
+
+    @property
+    def command_id(self) -> str | None:
+        """The command this commit carries out, if its sender named it."""
+        return self.record.command_id
 
     @property
     def first_version(self) -> int:

@@ -23,6 +23,9 @@ MAX_DENSE_COMMIT_BYTES = 3_100_000
 MAX_METADATA_CHARACTERS = 8_192
 """A commit's metadata as JSON; it also has to fit beside every message."""
 
+MAX_COMMAND_ID = 256
+"""Characters of a command id."""
+
 MAX_VERSION = 9_999_999_998
 """Ten digits in a key, less one so that inverted numbers stay positive."""
 
@@ -76,6 +79,20 @@ def stream_name(aggregate_type: str, id: str) -> str:
             "use a shorter id, or a hash of it"
         )
     return name
+
+
+def command_key(command_id: str) -> str:
+    """A command id as part of a key: 24 hexadecimal digits of its SHA-256, however long or personal it is.
+
+    Raises:
+        InvalidIdError: not 1 to 256 characters of well-formed Unicode.
+    """
+    if not 0 < len(command_id) <= MAX_COMMAND_ID:
+        raise InvalidIdError(f"a command id has 1 to {MAX_COMMAND_ID} characters, not {len(command_id)}")
+    try:
+        return sha256(command_id.encode()).hexdigest()[:24]
+    except UnicodeEncodeError:
+        raise InvalidIdError("a command id must be well-formed Unicode; this one has a lone surrogate") from None
 
 
 def split_stream_name(stream: str) -> tuple[str, str]:

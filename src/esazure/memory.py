@@ -6,7 +6,8 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +15,16 @@ from uuid import UUID, uuid4
 from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, TId
-from esazure.errors import ConcurrencyError, CorruptStreamError, DispatchError, RefusedError
+from esazure.documents import (
+    Document,
+    DocumentPage,
+    check_collection,
+    check_document,
+    check_page,
+    decode_token,
+    encode_token,
+)
+from esazure.errors import CommandHandledError, ConcurrencyError, CorruptStreamError, DispatchError, RefusedError
 from esazure.events import Commit, CommitRecord
 from esazure.integration import (
     LANES,
@@ -26,15 +36,17 @@ from esazure.integration import (
     messages_of,
     whole,
 )
-from esazure.ports import IEventProducer, IOutboxStore, Lease, OutboxRow, Swept
-from esazure.repository import CommitStore, EventsRepository, utc_now
+from esazure.keys import encode_part
+from esazure.ports import IEventProducer, Lease, OutboxRow, Swept, ViewRecord
+from esazure.repository import EventsRepository, utc_now
+from esazure.store import Store
 
 __all__ = ["InMemoryEventProducer", "InMemoryEventsRepository", "InMemoryStore"]
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
 
-class InMemoryStore(CommitStore, IOutboxStore):
+class InMemoryStore(Store):
     """Keeps everything in this process, for as long as the object lives."""
 
     def __init__(self, *, clock: Callable[[], datetime] = utc_now) -> None:
@@ -43,6 +55,9 @@ class InMemoryStore(CommitStore, IOutboxStore):
         self._streams: dict[str, list[CommitRecord]] = {}
         self._outbox: dict[str, dict[int, datetime]] = {}
         self._leases: dict[str, Lease] = {}
+        self._forbidden: set[tuple[str, str]] = set()
+        self._views: dict[tuple[str, str], ViewRecord] = {}
+        self._documents: dict[str, dict[str, Document]] = {}
         self.quarantine: dict[tuple[str, int], str] = {}
         """Stream and first version of each commit that was set aside, and why."""
 
@@ -51,23 +66,70 @@ class InMemoryStore(CommitStore, IOutboxStore):
         """Another one for each object."""
         return self._store_id
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """See `ICommitStore.insert`."""
-        # No await between this check and the write: another task must not interleave.
+        # No await between these checks and the write: another task must not interleave.
         stream = self._streams.setdefault(record.stream, [])
+        if any(stored.commit_id == record.commit_id for stored in stream):
+            return
+        if record.command_id is not None:
+            first_version = self._find_command(record.stream, record.command_id)
+            if first_version is not None or (record.stream, record.command_id) in self._forbidden:
+                raise CommandHandledError(record.stream, first_version)
         version = stream[-1].last_version if stream else 0
         if version != record.expected_version:
-            if any(stored.commit_id == record.commit_id for stored in stream):
-                return
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         stream.append(record)
         if outbox:
             self._outbox.setdefault(record.stream, {})[record.first_version] = self.clock()
+        for view in views:
+            self._views[record.stream, view.name] = replace(view, tag=uuid4().hex)
 
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
         """See `ICommitStore.read`."""
-        records = self._streams.get(stream, [])
-        return [record for record in records if to_version is None or record.first_version <= to_version]
+        return [
+            record
+            for record in self._streams.get(stream, [])
+            if record.last_version >= from_version and (to_version is None or record.first_version <= to_version)
+        ]
+
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        """See `ICommitStore.find_command`."""
+        first_version = self._find_command(stream, command_id)
+        if forbid and first_version is None:
+            self._forbidden.add((stream, command_id))
+        return first_version
+
+    def _find_command(self, stream: str, command_id: str) -> int | None:
+        stored = self._streams.get(stream, [])
+        return next((record.first_version for record in stored if record.command_id == command_id), None)
+
+    async def read_view(self, stream: str, name: str) -> ViewRecord | None:
+        """See `ICommitStore.read_view`."""
+        return self._views.get((stream, name))
+
+    async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
+        """See `ICommitStore.write_view`."""
+        there = self._views.get((stream, view.name))
+        if (there.tag if there else None) != (seen.tag if seen else None):
+            return False
+        self._views[stream, view.name] = replace(view, tag=uuid4().hex)
+        return True
+
+    async def scan(
+        self,
+        partition: str,  # noqa: ARG002 - there is one
+        aggregate_type: str,
+        *,
+        after: str | None = None,
+    ) -> AsyncIterator[Sequence[CommitRecord]]:
+        """See `IStreamSource.scan`."""
+        prefix = f"{encode_part(aggregate_type)}."
+        for stream in sorted(self._streams):
+            if stream.startswith(prefix) and (after is None or stream > after) and self._streams[stream]:
+                yield list(self._streams[stream])
 
     async def unpublished(
         self, stream: str, *, before_version: int, limit: int | None = None
@@ -109,6 +171,47 @@ class InMemoryStore(CommitStore, IOutboxStore):
         """See `IOutboxStore.set_aside`; what was set aside is in `quarantine`."""
         if await self.mark_published(record):
             self.quarantine[record.stream, record.first_version] = reason
+
+    async def read_document(self, collection: str, key: str) -> Document | None:
+        """See `IDocumentStore.read_document`."""
+        check_collection(collection)
+        check_document(key)
+        return self._documents.get(collection, {}).get(key)
+
+    async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        """See `IDocumentStore.write_document`."""
+        check_collection(collection)
+        check_document(key, text)
+        documents = self._documents.setdefault(collection, {})
+        if (documents[key].tag if key in documents else None) != seen:
+            return None
+        documents[key] = Document(key, text, uuid4().hex)
+        return documents[key].tag
+
+    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+        """See `IDocumentStore.delete_document`."""
+        check_collection(collection)
+        check_document(key)
+        document = self._documents.get(collection, {}).get(key)
+        if document is None or document.tag != seen:
+            return False
+        del self._documents[collection][key]
+        return True
+
+    async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
+        """See `IDocumentStore.list_documents`; by key."""
+        check_collection(collection)
+        check_page(limit)
+        behind = decode_token(after)
+        documents = self._documents.get(collection, {})
+        keys = sorted(key for key in documents if behind is None or key > behind)
+        found = [documents[key] for key in keys[:limit]]
+        return DocumentPage(found, encode_token(found[-1].key) if len(keys) > limit else None)
+
+    async def clear_documents(self, collection: str) -> None:
+        """See `IDocumentStore.clear_documents`."""
+        check_collection(collection)
+        self._documents.pop(collection, None)
 
 
 class InMemoryEventsRepository(EventsRepository[A, TId]):

@@ -9,8 +9,8 @@ one; our own classes inherit them all the same, so that a missing method is an e
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -23,6 +23,21 @@ A = TypeVar("A", bound=AggregateRoot[Any, Any])
 TId_contra = TypeVar("TId_contra", bound=UUID | str, default=UUID, contravariant=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ViewRecord:
+    """An inline view as it is stored: computed from one aggregate at one version."""
+
+    name: str
+    shape: str
+    """Changes with the fields of the view's model; a view of another shape is computed anew."""
+    version: int
+    """The version of the aggregate it shows."""
+    text: str = field(repr=False)
+    """JSON."""
+    tag: str = ""
+    """Changes with every write; empty until it is stored."""
+
+
 class ICommitStore(Protocol):
     """Keeps commits as text, stream by stream, each with the outbox row that says it is not yet published."""
 
@@ -33,25 +48,58 @@ class ICommitStore(Protocol):
         raise NotImplementedError
 
     @abstractmethod
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
-        """Store the commit, and its outbox row if asked to: both or neither.
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
+        """Store the commit, and with it all or none of: its outbox row, its command's id, its inline views.
 
         Inserting a commit that is already stored, with the same commit id, succeeds and changes nothing.
 
         Raises:
             ConcurrencyError: the slot after the expected version is taken by another commit.
+            CommandHandledError: another commit of the stream has the same command id, or none may ever have it. Comes
+                before ConcurrencyError when both are true.
             AppendOutcomeUnknownError: no definite answer before the deadline.
             StoreError: a definite refusal; nothing was stored.
         """
 
     @abstractmethod
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
-        """The commits of a stream, oldest first; with `to_version` those that begin at or before it.
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
+        """The commits of a stream, oldest first.
+
+        Those that end at or after `from_version` and, with `to_version`, begin at or before it.
 
         Raises:
             CorruptStreamError: a row cannot be what was written.
             StoreError: the store could not be read.
         """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        """The first version of the commit that carried out this command; None when there is none.
+
+        With `forbid`, None means: and there never will be. A commit with this command id that is still on its way is
+        refused from now on, with CommandHandledError. Forbidding again changes nothing.
+
+        Raises:
+            StoreError: the store could not be asked; with `forbid`, it may be forbidden or not.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def read_view(self, stream: str, name: str) -> ViewRecord | None:
+        """The inline view of this name, as the stream's last commit (or `write_view`) left it.
+
+        Raises:
+            CorruptStreamError: its row cannot be what was written.
+            StoreError: the store could not be read.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
+        """Replace the inline view that was seen (None: there was none). False when it has changed since."""
         raise NotImplementedError
 
     @abstractmethod
@@ -127,6 +175,31 @@ class IOutboxStore(ICommitStore, Protocol):
         """Take an unpublishable commit out of the outbox and keep it apart, with the reason, in one step."""
 
 
+class IStreamSource(ICommitStore, Protocol):
+    """A store whose streams can be listed, for whatever reads all of them."""
+
+    @property
+    @abstractmethod
+    def partitions(self) -> Sequence[str]:
+        """The names of all partitions; a stream is in one of them for ever."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def scan(
+        self, partition: str, aggregate_type: str, *, after: str | None = None
+    ) -> AsyncIterator[Sequence[CommitRecord]]:
+        """Every stream of one aggregate type in a partition, each whole and oldest first.
+
+        In the order of the encoded stream names; with `after`, those behind that stream name. No snapshot: a stream
+        that is stored meanwhile may be found or not.
+
+        Raises:
+            CorruptStreamError: a row cannot be what was written.
+            StoreError: the store could not be read.
+        """
+        raise NotImplementedError
+
+
 class IOutbox(Protocol):
     """What one repository has stored and nobody has published yet."""
 
@@ -154,21 +227,32 @@ class IEventsRepository(Protocol[A, TId_contra]):
 
     @abstractmethod
     async def append(
-        self, aggregate: A, *, before_io: Callable[[Commit[Any]], None] | None = None
+        self,
+        aggregate: A,
+        *,
+        command_id: str | None = None,
+        before_io: Callable[[Commit[Any]], None] | None = None,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit: all of them or none.
 
-        Returns None when nothing is pending. After a conflict the aggregate is unchanged, so the caller can reload and
-        decide again. `before_io` is called with the finished commit after every check and before the first request;
-        what it raises refuses the commit.
+        When a commit with this `command_id` is stored already, nothing is stored, this copy becomes unusable and the
+        earlier commit is returned. Returns None when nothing is pending. After a conflict the aggregate is as it was:
+        the caller can reload and decide again. `before_io` is called with the finished commit after every check and
+        before the first request; what it raises refuses the commit.
 
         Raises:
             ConcurrencyError: somebody else stored a commit since this aggregate was loaded.
             AppendOutcomeUnknownError: the deadline passed without a definite answer; the error's `retry()` asks again.
             UnusableAggregateError: this copy must not be persisted; the message says why.
             RefusedError: over a limit or not storable; nothing was sent.
+            CommandHandledError: the command was given up for good.
             StoreError: the store refused; nothing was stored.
         """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def find_command(self, id: TId_contra, command_id: str) -> Commit[Any] | None:
+        """The commit of this id that carried out this command, if there is one."""
         raise NotImplementedError
 
     @abstractmethod
@@ -208,8 +292,11 @@ class IEventsService(Protocol[A, TId_contra]):
     """What application code holds: load, act, persist."""
 
     @abstractmethod
-    async def persist(self, aggregate: A) -> Commit[Any] | None:
+    async def persist(self, aggregate: A, *, command_id: str | None = None) -> Commit[Any] | None:
         """Append the pending events, then dispatch them. Returns None when nothing is pending.
+
+        With a `command_id` the same command is carried out once: the second time nothing is stored and the first commit
+        is returned.
 
         Succeeds when the events are stored, even if they could not be dispatched yet: their outbox row waits.
         """
@@ -221,8 +308,19 @@ class IEventsService(Protocol[A, TId_contra]):
         raise NotImplementedError
 
     @abstractmethod
-    async def update(self, id: TId_contra, change: Callable[[A], object], *, attempts: int = 3) -> A:
-        """Load, change, persist; after a conflict load and decide again, `attempts` times in all."""
+    async def find_command(self, id: TId_contra, command_id: str) -> Commit[Any] | None:
+        """See `IEventsRepository.find_command`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def update(
+        self, id: TId_contra, change: Callable[[A], object], *, attempts: int = 3, command_id: str | None = None
+    ) -> A:
+        """Load, change, persist; after a conflict load and decide again, `attempts` times in all.
+
+        With a `command_id` that was carried out before, nothing is stored, and the aggregate is returned as that
+        command left it, to look at.
+        """
         raise NotImplementedError
 
 
@@ -233,7 +331,9 @@ __all__ = [
     "IEventsService",
     "IOutbox",
     "IOutboxStore",
+    "IStreamSource",
     "Lease",
     "OutboxRow",
     "Swept",
+    "ViewRecord",
 ]

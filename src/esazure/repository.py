@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Generic, Self, overload
+from typing import Any, Generic, Self
 from uuid import uuid4
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from esazure.aggregate import (
@@ -32,23 +33,30 @@ from esazure.context import current_metadata
 from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
+    CommandHandledError,
     CommitTooLargeError,
     ConcurrencyError,
     CorruptStreamError,
     EsAzureError,
     ReadOnlyAggregateError,
+    UnusableAggregateError,
 )
 from esazure.events import Commit, CommitRecord
+from esazure.inline import InlineViewReader, inline_views
 from esazure.keys import (
     MAX_COMMIT_BYTES,
     MAX_DENSE_COMMIT_BYTES,
     MAX_METADATA_CHARACTERS,
     MAX_VERSION,
+    command_key,
     split_stream_name,
+    stream_name,
 )
-from esazure.ports import ICommitStore, IEventsRepository, IOutbox
+from esazure.outbox import StreamOutbox
+from esazure.ports import ICommitStore, IEventsRepository, IOutbox, ViewRecord
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
+V = TypeVar("V", bound=BaseModel)
 
 
 def utc_now() -> datetime:
@@ -68,15 +76,25 @@ class CommitStore(ICommitStore):
     async def __aexit__(self, *_: object) -> None:
         """Close it. A backend with nothing to close inherits this."""
 
-    def events(self, aggregate_class: Callable[[TId], A], *, outbox: bool = True) -> EventsRepository[A, TId]:
+    def events(
+        self,
+        aggregate_class: Callable[[TId], A],
+        *,
+        outbox: bool = True,
+        views: Sequence[Callable[[A], BaseModel]] = (),
+    ) -> EventsRepository[A, TId]:
         """The repository of one aggregate class.
 
-        With `outbox=False` commits leave no outbox row: for aggregates whose events nobody publishes.
+        Args:
+            aggregate_class: a subclass of AggregateRoot.
+            outbox: with False commits leave no outbox row: for aggregates whose events nobody publishes.
+            views: its inline views, functions from the aggregate to a pydantic model. Whoever persists this class has
+                to be given the same ones, or they fall behind.
 
         Raises:
-            TypeError: not a subclass of AggregateRoot.
+            TypeError: not a subclass of AggregateRoot, or a view that does not say what it returns.
         """
-        return EventsRepository(aggregate_class, self, clock=self.clock, outbox=outbox)
+        return EventsRepository(aggregate_class, self, clock=self.clock, outbox=outbox, views=views)
 
 
 class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
@@ -89,8 +107,10 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         *,
         clock: Callable[[], datetime] = utc_now,
         outbox: bool = True,
+        views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> None:
         self._class = as_class(aggregate_class)
+        self._views = inline_views(views)
         self._codec = codec_of(self._class)
         self._store = store
         self._clock = clock
@@ -102,49 +122,54 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         return self._outbox
 
     async def append(
-        self, aggregate: A, *, before_io: Callable[[Commit[Any]], None] | None = None
+        self,
+        aggregate: A,
+        *,
+        command_id: str | None = None,
+        before_io: Callable[[Commit[Any]], None] | None = None,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit. See `IEventsRepository.append`."""
-        if type(aggregate) is not self._class:  # a subclass has another name, and so another stream
-            raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
-        state = state_of(aggregate)
-        check_persistable(aggregate)
-        if not state.pending:
+        commit = self._commit_to_send(aggregate, command_id)
+        if commit is None:
             return None
-        if state.read_only:
-            raise ReadOnlyAggregateError(
-                f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
-                "load it without a version to change it"
-            )
-        commit = state.in_doubt or self._new_commit(aggregate)
+        views = [view.record_of(aggregate) for view in self._views.values()]
+        check_limits(commit.record, views)
         if before_io is not None:
             before_io(commit)
+        state = state_of(aggregate)
         state.persisting = True
         try:
-            await self._store.insert(commit.record, outbox=self._outbox is not None)
-        except ConcurrencyError:
-            state.in_doubt = None  # the slot is taken for good, so a copy still under way cannot land either
-            raise
-        except AppendOutcomeUnknownError as error:
-            state.in_doubt = commit
-            error.retry = lambda: self.append(aggregate)
-            raise
-        except EsAzureError as error:
-            if state.in_doubt is None:
+            await self._store.insert(commit.record, outbox=self._outbox is not None, views=views)
+        except CommandHandledError as error:
+            state.in_doubt = None
+            if error.first_version is None:  # nothing was stored: under another command this copy may still be
                 raise
-            # A definite refusal of this attempt says nothing of the earlier one that was never answered.
-            unknown = AppendOutcomeUnknownError(
-                commit.stream, expected=commit.record.expected_version, commit_id=commit.commit_id
-            )
-            unknown.retry = lambda: self.append(aggregate)
-            raise unknown from error
-        except BaseException:
-            state.in_doubt = commit  # cancelled, or a failure no store should let out: nobody knows
+            state.unusable = "its command was carried out before; load it again"
+            handled = error.first_version
+        except BaseException as error:
+            self._note_failure(aggregate, commit, error)
             raise
+        else:
+            accept(aggregate, commit)
+            return commit
         finally:
             state.persisting = False
-        accept(aggregate, commit)
-        return commit
+        return await self._commit_at(commit.stream, handled)
+
+    async def find_command(self, id: TId, command_id: str) -> Commit[Any] | None:
+        """See `IEventsRepository.find_command`."""
+        command_key(command_id)
+        stream = stream_name(self._class.aggregate_type, id_text(id))
+        first_version = await self._store.find_command(stream, command_id)
+        return None if first_version is None else await self._commit_at(stream, first_version)
+
+    def view(self, function: Callable[[A], V]) -> InlineViewReader[A, V, TId]:
+        """An inline view of this repository, for reading.
+
+        Raises:
+            KeyError: it was not among the `views` this repository was made with.
+        """
+        return InlineViewReader(self._views[function], self._class, self._store, self.rehydrate)
 
     async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
         """Load and rebuild. See `IEventsRepository.rehydrate`."""
@@ -164,9 +189,63 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             state_of(aggregate).read_only = True
         return aggregate
 
-    def _new_commit(self, aggregate: A) -> Commit[Any]:
+    def _commit_to_send(self, aggregate: A, command_id: str | None) -> Commit[Any] | None:
+        if type(aggregate) is not self._class:  # a subclass has another name, and so another stream
+            raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
+        state = state_of(aggregate)
+        check_persistable(aggregate)
+        if not state.pending:
+            return None
+        if state.read_only:
+            raise ReadOnlyAggregateError(
+                f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
+                "load it without a version to change it"
+            )
+        if state.in_doubt is None:
+            return self._new_commit(aggregate, command_id)
+        # It may be stored under its own command already, so under another one it could be stored twice.
+        if command_id not in (None, state.in_doubt.command_id):
+            raise UnusableAggregateError(
+                f"{stream_of(aggregate)} cannot be persisted with this command id: it is unknown whether its last "
+                "commit, of another command, was stored; persist it again without the id first, or load it again"
+            )
+        return state.in_doubt
+
+    def _note_failure(self, aggregate: A, commit: Commit[Any], error: BaseException) -> None:
+        """What an insert that failed says about the copy.
+
+        Raises:
+            AppendOutcomeUnknownError: a definite refusal of this attempt, which says nothing of an earlier one that was
+                never answered.
+        """
+        state = state_of(aggregate)
+        if isinstance(error, ConcurrencyError):
+            state.in_doubt = None  # the slot is taken for good, so a copy still under way cannot land either
+        elif isinstance(error, AppendOutcomeUnknownError):
+            state.in_doubt = commit
+            error.retry = lambda: self.append(aggregate)
+        elif not isinstance(error, EsAzureError):
+            state.in_doubt = commit  # cancelled, or a failure no store should let out: nobody knows
+        elif state.in_doubt is not None:
+            unknown = AppendOutcomeUnknownError(
+                commit.stream, expected=commit.record.expected_version, commit_id=commit.commit_id
+            )
+            unknown.retry = lambda: self.append(aggregate)
+            raise unknown from error
+
+    async def _commit_at(self, stream: str, first_version: int) -> Commit[Any]:
+        records = await self._store.read(stream, from_version=first_version, to_version=first_version)
+        if len(records) != 1 or records[0].first_version != first_version:
+            raise CorruptStreamError(
+                f"{stream}: the commit of a handled command, at version {first_version}, is missing"
+            )
+        return self._commit_of(records[0])
+
+    def _new_commit(self, aggregate: A, command_id: str | None) -> Commit[Any]:
         state = state_of(aggregate)
         stream = stream_of(aggregate)
+        if command_id is not None:
+            command_key(command_id)
         recorded = tuple(state.pending)
         encode = self._codec.encode
         payload = "\n".join([encode(stream, event) for event in recorded])
@@ -183,8 +262,8 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             occurred_at=now.isoformat(),
             metadata=metadata_json,
             payload=payload,
+            command_id=command_id,
         )
-        check_limits(record)
         return Commit(
             record, aggregate.aggregate_type, id_text(aggregate.id), now, self._store.store_id, metadata, recorded
         )
@@ -212,54 +291,14 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         )
 
 
-class StreamOutbox(IOutbox):
-    """The outbox of one repository: decodes what the store hands out."""
-
-    def __init__(self, store: ICommitStore, decode: Callable[[CommitRecord], Commit[Any]]) -> None:
-        self._store = store
-        self._decode = decode
-
-    async def unpublished(self, stream: str, *, before_version: int, limit: int | None = None) -> Sequence[Commit[Any]]:
-        """See `IOutbox.unpublished`."""
-        return _Decoded(await self._store.unpublished(stream, before_version=before_version, limit=limit), self._decode)
-
-    async def mark_published(self, commit: Commit[Any]) -> None:
-        """See `IOutbox.mark_published`."""
-        await self._store.mark_published(commit.record)
-
-
-class _Decoded(Sequence[Commit[Any]]):
-    """Commits decoded one at a time, when asked for: one that is damaged must not hold back those before it."""
-
-    def __init__(self, records: Sequence[CommitRecord], decode: Callable[[CommitRecord], Commit[Any]]) -> None:
-        self._records = records
-        self._decode = decode
-
-    @overload
-    def __getitem__(self, index: int) -> Commit[Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Commit[Any]]: ...
-    def __getitem__(self, index: int | slice) -> Commit[Any] | Sequence[Commit[Any]]:
-        if isinstance(index, slice):
-            return _Decoded(self._records[index], self._decode)
-        return self._decode(self._records[index])
-
-    def __iter__(self) -> Iterator[Commit[Any]]:
-        # Not by index, as a sequence does by default: an IndexError of the user's own would look like the end.
-        return map(self._decode, self._records)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-
-def check_limits(record: CommitRecord) -> None:
+def check_limits(record: CommitRecord, views: Sequence[ViewRecord] = ()) -> None:
     """Refuse what some backend could not store, on every backend alike.
 
     Raises:
-        CommitTooLargeError: over 3.5 MiB of payload (3.1 million bytes once compressed), 8,192 characters of metadata,
-            or version 9,999,999,998.
+        CommitTooLargeError: over 3.5 MiB of payload and inline views (3.1 million bytes once compressed), 8,192
+            characters of metadata, or version 9,999,999,998.
     """
-    data = record.payload.encode()
+    data = "".join([record.payload, *(view.text for view in views)]).encode()
     size, most = len(data), MAX_COMMIT_BYTES
     if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:
         size, most = len(zlib.compress(data)), MAX_DENSE_COMMIT_BYTES

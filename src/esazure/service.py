@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 from esazure.aggregate import AggregateRoot, TId
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
 from esazure.events import Commit
+from esazure.keys import command_key
 from esazure.ports import IEventProducer, IEventsRepository, IEventsService, IOutbox
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         self.undispatched = 0
         """How many times `persist` stored a commit and could not dispatch it."""
 
-    async def persist(self, aggregate: A) -> Commit[Any] | None:
+    async def persist(self, aggregate: A, *, command_id: str | None = None) -> Commit[Any] | None:
         """Append the pending events as one commit, then publish what the stream still owes, in order.
+
+        With a `command_id`, 1 to 256 characters chosen by whoever sends the command, it is carried out once for each
+        stream: the second time nothing is stored, the first commit is returned, and this copy cannot be used any more.
 
         Returns the commit, or None when nothing is pending. When the append succeeds and the dispatch does not, this
         returns all the same: the events are durable, their outbox row waits, and a warning and `undispatched` say so.
@@ -57,13 +61,16 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             UnusableAggregateError: this copy must not be persisted; the message says why.
             RefusedError: over a limit, not storable or never publishable; nothing was sent.
             StoreError: the store refused; nothing was stored.
+            CommandHandledError: the command was given up for good (see `UniqueValues`); this copy is as it was.
             DispatchError: stored but not dispatched, and the repository keeps no outbox.
         """
+        made: Commit[Any] | None = None
         behind: asyncio.Task[Sequence[Commit[Any]]] | None = None
         producer, outbox = self._producer, self._repository.outbox
 
         def before_io(commit: Commit[Any]) -> None:
-            nonlocal behind
+            nonlocal behind, made
+            made = commit
             if producer is None:
                 return
             producer.check(commit)
@@ -76,29 +83,40 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
                 behind = create_task(look)
 
         try:
-            commit = await self._repository.append(aggregate, before_io=before_io)
+            commit = await self._repository.append(aggregate, command_id=command_id, before_io=before_io)
         except BaseException as error:
             if behind is not None:
                 await _discard(behind)
             if isinstance(error, AppendOutcomeUnknownError):
                 error.retry = lambda: self.persist(aggregate)
             raise
-        if commit is not None and producer is not None:
+        if commit is not made and behind is not None:
+            await _discard(behind)
+        # An earlier commit of this command waits in the outbox, if it still does; without an outbox this is its chance.
+        if commit is not None and producer is not None and (commit is made or outbox is None):
             await self._dispatch(commit, producer, outbox, behind)
         return commit
+
+    async def find_command(self, id: TId, command_id: str) -> Commit[Any] | None:
+        """See `IEventsRepository.find_command`."""
+        return await self._repository.find_command(id, command_id)
 
     async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
         """Load and rebuild. See `IEventsRepository.rehydrate`."""
         return await self._repository.rehydrate(id, version=version)
 
-    async def update(self, id: TId, change: Callable[[A], object], *, attempts: int = 3) -> A:
+    async def update(
+        self, id: TId, change: Callable[[A], object], *, attempts: int = 3, command_id: str | None = None
+    ) -> A:
         """Load, change, persist; after a conflict load and decide again, `attempts` times in all, with short pauses.
 
-        `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored.
+        `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored. When the
+        command of this `command_id` was carried out before, nothing is stored, what `change` did or raised is dropped,
+        and the aggregate is returned as that command left it, to look at: the same answer however often one asks.
 
         Raises:
             ConcurrencyError: every attempt met another writer.
-            ValueError: `attempts` below 1.
+            ValueError: `attempts` below 1, or a command id that is not 1 to 256 characters.
             TypeError: `change` is asynchronous.
             Exception: whatever `rehydrate`, `persist` or `change` raises.
         """
@@ -106,25 +124,42 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
 
         if attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {attempts}")
+        if command_id is not None:
+            command_key(command_id)
         attempt = 1
         while True:
-            aggregate = await self._repository.rehydrate(id)
-            outcome = change(aggregate)
-            if isawaitable(outcome):
-                close = getattr(outcome, "close", None)
-                if close is not None:
-                    close()
-                raise TypeError("update takes a plain function: do I/O before it, and decide inside it")
             try:
-                await self.persist(aggregate)
+                return await self._update_once(id, change, command_id)
             except ConcurrencyError:
                 if attempt >= attempts:
                     raise
-            else:
-                return aggregate
             # Full jitter: writers that met must not meet again.
             await sleep(uniform(0, min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)))  # noqa: S311 - not a secret
             attempt += 1
+
+    async def _update_once(self, id: TId, change: Callable[[A], object], command_id: str | None) -> A:
+        aggregate = await self._repository.rehydrate(id)
+        try:
+            outcome = change(aggregate)
+        except Exception:
+            # A command that was carried out before may well be impossible now: the money is gone already.
+            if (earlier := await self._as_left_by(id, command_id)) is not None:
+                return earlier
+            raise
+        if isawaitable(outcome):
+            close = getattr(outcome, "close", None)
+            if close is not None:
+                close()
+            raise TypeError("update takes a plain function: do I/O before it, and decide inside it")
+        commit = await self.persist(aggregate, command_id=command_id)
+        if commit is None:
+            return await self._as_left_by(id, command_id) or aggregate
+        return await self._repository.rehydrate(id, version=commit.last_version) if aggregate.pending else aggregate
+
+    async def _as_left_by(self, id: TId, command_id: str | None) -> A | None:
+        if command_id is None or (commit := await self._repository.find_command(id, command_id)) is None:
+            return None
+        return await self._repository.rehydrate(id, version=commit.last_version)
 
     async def _dispatch(
         self,

@@ -23,6 +23,7 @@ from esazure.repository import CommitStore
 from esazure.tables import TableStore
 from esazure.tables import append as append_module
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.layout import Layout
 from esazure.testing._counter import Counter
 from esazure.testing._witness import Witness, WitnessedProducer, WitnessedStore
 from esazure.testing.faults import Faults, FaultyProducer, FaultyStore
@@ -319,7 +320,7 @@ async def table_store() -> AsyncIterator[Callable[[], TableStore]]:
         )
         gateways.append(store._gateway)
         store._gateway = Table()  # type: ignore[assignment]
-        store._opened = (UUID(int=1), 1)
+        store._opened = Layout(UUID(int=1), 1)
         return store
 
     gateways: list[Any] = []

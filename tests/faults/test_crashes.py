@@ -30,7 +30,7 @@ from esazure import (
 from esazure import service as service_module
 from esazure.events import CommitRecord
 from esazure.memory import InMemoryEventProducer, InMemoryStore
-from esazure.ports import IEventsRepository
+from esazure.ports import IEventsRepository, ViewRecord
 from esazure.relay import OutboxRelay
 from esazure.sqlite import SqliteStore
 from esazure.testing._counter import Counter, commit_of
@@ -404,17 +404,17 @@ async def test_a_broken_service_is_found(broken: MakeService, where: str, what: 
 class TakesAnyoneForAStranger(InMemoryStore):
     """Does not look whether the commit in the slot is the very one it is asked to store."""
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         stored = await self.read(record.stream)
         if any(each.commit_id == record.commit_id for each in stored):
             raise ConcurrencyError(record.stream, expected=record.expected_version)
-        await super().insert(record, outbox=outbox)
+        await super().insert(record, outbox=outbox, views=views)
 
 
 class TakesEverything(InMemoryStore):
     """Does not look at the slot."""
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         self._streams.setdefault(record.stream, []).append(record)
         self._outbox.setdefault(record.stream, {})[record.first_version] = self.clock()
 
@@ -422,29 +422,33 @@ class TakesEverything(InMemoryStore):
 class WritesTheOutboxApart(InMemoryStore):
     """The commit first; its outbox row only if somebody asks again."""
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         again = bool(await self.read(record.stream))
-        await super().insert(record, outbox=outbox and again)
+        await super().insert(record, outbox=outbox and again, views=views)
 
 
 class SaysYesAndForgets(InMemoryStore):
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         if record.expected_version == 0:
-            await super().insert(record, outbox=outbox)
+            await super().insert(record, outbox=outbox, views=views)
 
 
 class Rewrites(InMemoryStore):
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
-        found = await super().read(stream, to_version=to_version)
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
+        found = await super().read(stream, from_version=from_version, to_version=to_version)
         self._streams[stream] = [replace(record, metadata='{"read": "yes"}') for record in found]
         return found
 
 
 class CannotBeRead(InMemoryStore):
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
         if len(self._streams[stream]) > 1:
             raise CorruptStreamError(f"{stream} is damaged")
-        return await super().read(stream, to_version=to_version)
+        return await super().read(stream, from_version=from_version, to_version=to_version)
 
 
 class KeepsItsRows(InMemoryStore):

@@ -16,8 +16,9 @@ from esazure import AppendOutcomeUnknownError, Commit, EventsService, StoreUnava
 from esazure.memory import InMemoryEventProducer
 from esazure.repository import EventsRepository
 from esazure.tables import TableStore
-from esazure.tables.append import FIRST_PAUSE, LONGEST_PAUSE, append
+from esazure.tables.append import append
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError
+from esazure.tables.pauses import FIRST_PAUSE, LONGEST_PAUSE
 from esazure.testing._counter import commit_of
 from esazure.testing.conformance import Counter
 

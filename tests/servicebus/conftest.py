@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from azure.servicebus import ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
+from tests.servicebus.receiving import Mailbox, Recorder, mailbox
 from tests.servicebus.support import Sends, open_connections
 
-from esazure.servicebus import ServiceBus
+from esazure.servicebus import ServiceBus, lanes
 from esazure.testing.servicebus import ServiceBusDouble
 
 
@@ -45,3 +46,22 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> Sends:
 
     monkeypatch.setattr(ServiceBusSender, "send_messages", watched)
     return sends
+
+
+@pytest.fixture
+async def mail(double: ServiceBusDouble, bus: ServiceBus) -> AsyncIterator[Mailbox]:
+    """A sender of the SDK's own, gone before `bus` looks for connections left open."""
+    async with mailbox(double) as mail:
+        yield mail
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once."""
+    monkeypatch.setattr(lanes, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(lanes, "LONGEST_PAUSE", 0.02)

@@ -14,7 +14,8 @@ from azure.servicebus.exceptions import MessageSizeExceededError
 from tests.servicebus.support import commit_of, open_connections, versions, within
 
 from esazure.servicebus import ServiceBus, client
-from esazure.servicebus.links import Link, bounded
+from esazure.servicebus.links import Link
+from esazure.servicebus.sockets import bounded
 from esazure.testing.servicebus import Drop, ServiceBusDouble
 
 SECRET = "c2VjcmV0LWtleQ=="

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,9 +16,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
+from tests.sqlite.support import MARKER, STREAM, assert_silent, change, commit, locked, on_writer
 
 from esazure.aggregate import AggregateRoot
 from esazure.errors import (
@@ -30,12 +30,10 @@ from esazure.errors import (
     StoreMismatchError,
     StoreUnavailableError,
 )
-from esazure.events import CommitRecord, DomainEvent
+from esazure.events import DomainEvent
+from esazure.ports import ViewRecord
 from esazure.sqlite import SqliteStore
-from esazure.sqlite.statements import prepare
-
-STREAM = "Diary.one"
-MARKER = "payload-marker"
+from esazure.sqlite.schema import prepare
 
 
 class Noted(DomainEvent):
@@ -45,11 +43,6 @@ class Noted(DomainEvent):
 class Diary(AggregateRoot[Noted, str]):
     def when(self, event: Noted) -> None:
         pass
-
-
-def commit(first_version: int = 1, *, stream: str = STREAM) -> CommitRecord:
-    payload = f'Noted {{"text":"{MARKER}"}}'
-    return CommitRecord(stream, uuid4().hex, first_version, 1, "2026-01-02T03:04:05+00:00", "{}", payload)
 
 
 def diary() -> Diary:
@@ -67,24 +60,6 @@ def file(tmp_path: Path) -> Path:
 async def store(file: Path) -> AsyncIterator[SqliteStore]:
     async with SqliteStore(file, busy_timeout=0.2) as store:
         yield store
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[Callable[[], None]]:
-    """Somebody else's write transaction; to SQLite every other connection is somebody else."""
-    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        yield lambda: db.execute("ROLLBACK").close()
-
-
-def change(file: Path, statement: str, *values: object) -> None:
-    with closing(sqlite3.connect(file)) as db, db:
-        db.execute(statement, values)
-
-
-async def on_writer(store: SqliteStore, statement: str) -> Any:
-    assert store._writer is not None
-    return await store._writer.run(None, lambda db: db.execute(statement).fetchall())
 
 
 def content_of(file: Path) -> bytes:
@@ -238,6 +213,16 @@ class TestOpening:
             lambda: store.sweep("0"),
             lambda: store.write_lease("0", None, owner="ada", epoch=1),
             lambda: store.set_aside(commit(), "too large"),
+            lambda: store.find_command(STREAM, "pay-1"),
+            lambda: store.find_command(STREAM, "pay-1", forbid=True),
+            lambda: store.read_view(STREAM, "card"),
+            lambda: store.write_view(STREAM, ViewRecord("card", "", 1, "{}"), seen=None),
+            lambda: anext(aiter(store.scan("0", "Diary"))),
+            lambda: store.read_document("words", "a"),
+            lambda: store.write_document("words", "a", "1", seen=None),
+            lambda: store.delete_document("words", "a", seen="tag"),
+            lambda: store.list_documents("words"),
+            lambda: store.clear_documents("words"),
         ]
         for call in calls:
             with pytest.raises(StoreError, match="is not open"):
@@ -612,6 +597,7 @@ class TestDamage:
             "commit_id = CAST('payload-marker' AS BLOB)",
             "metadata = x'7b7d'",
             "occurred_at = x'00'",
+            "command_id = CAST('payload-marker' AS BLOB)",
             "count = 'payload-marker'",
             "first_version = 'payload-marker'",
             "first_version = 2.5",
@@ -640,8 +626,12 @@ class TestDamage:
     async def test_a_null_is_damage(self, store: SqliteStore, file: Path) -> None:
         await store.insert(commit(1), outbox=True)
         change(file, "DROP TABLE commits")
-        change(file, "CREATE TABLE commits (stream, first_version, count, commit_id, occurred_at, metadata, payload)")
-        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', '{}', '')", STREAM)
+        change(
+            file,
+            "CREATE TABLE commits "
+            "(stream, first_version, count, commit_id, occurred_at, command_id, metadata, payload)",
+        )
+        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', NULL, '{}', '')", STREAM)
         with pytest.raises(CorruptStreamError, match="after version 0"):
             await store.read(STREAM)
 
@@ -680,12 +670,3 @@ def limited_file_size(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def assert_silent(error: BaseException) -> None:
-    """No payload in the message, the repr, or the exceptions a traceback would show."""
-    seen: BaseException | None = error
-    while seen is not None:
-        assert MARKER not in f"{seen} {seen!r} {vars(seen)}"
-        seen = seen.__cause__ or seen.__context__
-    assert all(MARKER not in line for line in traceback.format_exception_only(error))

@@ -7,17 +7,18 @@ on Azurite.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from azure.data.tables import TableEntity
 from tests.support.table_faults import Dice
 
 from esazure.tables import TableStore
+from esazure.tables.columns import MAX_ROWS, StoredRow
 from esazure.tables.gateway import (
+    PAGE,
     ITableGateway,
     Operation,
     OutcomeUnknownError,
@@ -32,36 +33,42 @@ class FakeTable:
     """The rows, shared by all gateways to it."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], TableEntity] = {}
+        self.rows: dict[tuple[str, str], StoredRow] = {}
         self.requests = 0
         self._tags = count()
 
     def apply(self, operations: Sequence[Operation]) -> list[str]:
         """All or nothing, as an entity group transaction."""
         self.requests += 1
-        for operation in operations:
-            stored = self.rows.get(_key(operation[1]))
-            if operation[0] == "create" and stored is not None:
+        keys = {_key(operation[1]) for operation in operations}
+        assert len({partition for partition, _ in keys}) == 1, "a transaction is about one partition"
+        assert len(keys) == len(operations) <= MAX_ROWS, "and about a hundred different rows at most"
+        for kind, row, *tag in operations:
+            stored = self.rows.get(_key(row))
+            if kind == "create" and stored is not None:
                 raise RowExistsError
-            if operation[0] in ("delete", "update") and stored is None:
+            if kind in ("delete", "replace") and stored is None:
                 raise RowMissingError
-            if operation[0] == "update" and stored is not None and stored.metadata["etag"] != operation[2]["etag"]:
+            if tag and stored is not None and tag != [stored.tag]:
                 raise RowExistsError
         return [self._put(operation[0], operation[1]) for operation in operations]
 
-    def range(self, partition: str, low: str, high: str) -> list[TableEntity]:
+    def range(self, partitions: tuple[str, str], keys: tuple[str, str] | None) -> list[StoredRow]:
         """The rows between two keys, in the order of the service: keys are ASCII."""
-        self.requests += 1
-        return [row for (pk, rk), row in sorted(self.rows.items()) if pk == partition and low <= rk <= high]
+        first, last = partitions
+        return [
+            row
+            for (pk, rk), row in sorted(self.rows.items())
+            if first <= pk <= last and (keys is None or keys[0] <= rk <= keys[1])
+        ]
 
     def _put(self, kind: str, row: Mapping[str, Any]) -> str:
         if kind == "delete":
             del self.rows[_key(row)]
             return ""
-        entity = TableEntity(row)
-        entity._metadata = {"etag": f'W/"{next(self._tags)}"', "timestamp": datetime.now(UTC)}
-        self.rows[_key(row)] = entity
-        return str(entity.metadata["etag"])
+        stored = StoredRow(row, tag=f'W/"{next(self._tags)}"', stored_at=datetime.now(UTC))
+        self.rows[_key(row)] = stored
+        return stored.tag
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -102,19 +109,36 @@ class FakeGateway(ITableGateway):
             raise OutcomeUnknownError
         return tags
 
-    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[TableEntity]:
+    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
         """See `ITableGateway.query`."""
-        return (await self.query_with_time(partition, low, high))[0][:top]
+        return (await self._answer((partition, partition), (low, high)))[:top]
 
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[TableEntity], datetime]:
-        """The same, and the time."""
+    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
+        """See `ITableGateway.query_with_time`."""
+        return await self._answer((partition, partition), (low, high)), datetime.now(UTC)
+
+    async def pages(
+        self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
+    ) -> AsyncGenerator[Sequence[StoredRow], None]:
+        """See `ITableGateway.pages`; each page shows the rows of its own moment."""
+        behind: tuple[str, str] | None = None
+        while True:
+            found = await self._answer(partitions, keys)
+            page = [row for row in found if behind is None or _key(row) > behind][:size]
+            yield page
+            if len(page) < size:
+                return
+            behind = _key(page[-1])
+
+    async def _answer(self, partitions: tuple[str, str], keys: tuple[str, str] | None) -> list[StoredRow]:
+        self._table.requests += 1
         await asyncio.sleep(0)
         what = (self._dice.roll() or "").partition(" ")[0]
         if what == "delay":
             await asyncio.sleep(self._dice.delay())
         elif what:
             raise StoreUnavailableError("no answer")
-        found = self._table.range(partition, low, high), datetime.now(UTC)
+        found = self._table.range(partitions, keys)
         await asyncio.sleep(0)
         return found
 

@@ -59,7 +59,7 @@ def simulate(seed: int, work: Coroutine[Any, Any, T]) -> T:
         patch.object(time, "monotonic", loop.time),
         patch("esazure.repository.uuid4", seeded_uuid),
         patch("esazure.relay.leases.uuid4", seeded_uuid),
-        patch("esazure.tables.store.uuid4", seeded_uuid),
+        patch("esazure.tables.layout.uuid4", seeded_uuid),
         patch("esazure.relay.relay._random", chance),
         patch("tests.support.stress.uuid4", seeded_uuid),
     ):

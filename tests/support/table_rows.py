@@ -8,13 +8,14 @@ from azure.data.tables import UpdateMode
 
 from esazure.events import CommitRecord
 from esazure.tables import TableStore
+from esazure.tables.commands import command_rows
 from esazure.tables.rows import commit_rows, partition_of
 
 
 async def fill(store: TableStore, records: Sequence[CommitRecord]) -> None:
     """Store many commits of one stream at once, a hundred rows a transaction; without outbox rows."""
     partition = partition_of(records[0].stream, store.shards)
-    rows = [row for record in records for row in commit_rows(record, partition)]
+    rows = [row for record in records for row in (*commit_rows(record, partition), *command_rows(record, partition))]
     for start in range(0, len(rows), 100):
         await store._gateway._client.submit_transaction([("create", row) for row in rows[start : start + 100]])
 

@@ -20,7 +20,7 @@ from tests.support.table_proxy import TableProxy
 import esazure.tables.store as table_store
 from esazure.errors import ConcurrencyError, StoreUnavailableError
 from esazure.events import Commit, CommitRecord
-from esazure.ports import IEventProducer
+from esazure.ports import IEventProducer, ViewRecord
 from esazure.servicebus import ServiceBus
 from esazure.tables import TableStore
 from esazure.tables.gateway import Operation, OutcomeUnknownError, RowExistsError
@@ -38,7 +38,7 @@ _AMQP_FAULTS = (
 class NaiveStore(TableStore):
     """What everybody writes first: taken is a conflict, and no answer, not even at the second attempt, is a failure."""
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """See `ICommitStore.insert`, and do not do it like this."""
         partition = partition_of(record.stream, self.shards)
         rows: list[Operation] = [("create", row) for row in commit_rows(record, partition)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from esazure import AppendOutcomeUnknownError, ConcurrencyError, StoreError, StoreUnavailableError
+from esazure.errors import CommandHandledError
 from esazure.events import CommitRecord
 from esazure.tables import append as append_module
 from esazure.tables.append import append
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
 from esazure.tables.rows import commit_rows
 
 RECORD = CommitRecord("Counter.a", "mine", 3, 2, "2026-01-01T00:00:00+00:00", "{}", 'A {}\nA {"secret":1}')
@@ -48,8 +50,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append_module, "FIRST_PAUSE", 0.0)
 
 
-async def run(script: Script, deadline: float = 5.0) -> None:
-    await append(script, RECORD, "00", OPERATIONS, deadline=deadline)
+async def run(script: Script, deadline: float = 5.0, record: CommitRecord = RECORD) -> None:
+    await append(script, record, "00", OPERATIONS, deadline=deadline)
     assert not script.submits
     assert not script.queries
 
@@ -98,6 +100,50 @@ async def test_a_slot_that_is_taken_and_empty_is_unknown() -> None:
         await run(Script(RowExistsError(), queries=[[]]))
 
 
+COMMAND = replace(RECORD, command_id="pay-1")
+COMMAND_KEY = "c.Counter.a.0da3174c441a36c80c2ecf4b"
+SLOT_KEY = "e.Counter.a.9999999996"
+
+
+async def test_the_row_of_the_command_with_our_commit_id_is_our_own_write() -> None:
+    script = Script(OutcomeUnknownError(), RowExistsError(), queries=[[{"cid": "mine", "first": "0000000003"}]])
+    await run(script, record=COMMAND)
+    assert script.asked == [("00", COMMAND_KEY, COMMAND_KEY)]
+
+
+@pytest.mark.parametrize("before", [(), (OutcomeUnknownError(),)], ids=["at once", "after a lost answer"])
+async def test_a_command_of_another_commit_was_handled(before: tuple[Exception, ...]) -> None:
+    script = Script(*before, RowExistsError(), queries=[[{"cid": "theirs", "first": "0000000001"}]])
+    with pytest.raises(CommandHandledError, match=r"^Counter\.a: this command was carried out before") as caught:
+        await run(script, record=COMMAND)
+    assert (caught.value.stream, caught.value.first_version) == ("Counter.a", 1)
+    assert not script.queries
+
+
+async def test_a_command_that_was_forbidden_was_given_up() -> None:
+    with pytest.raises(CommandHandledError, match="given up") as caught:
+        await run(Script(RowExistsError(), queries=[[{"forbidden": True}]]), record=COMMAND)
+    assert caught.value.first_version is None
+
+
+async def test_a_taken_slot_without_a_row_of_the_command_is_a_conflict() -> None:
+    script = Script(RowExistsError(), queries=[[], [{"cid": "theirs", "n": 5}]])
+    with pytest.raises(ConcurrencyError, match=r"Counter\.a is at version 7"):
+        await run(script, record=COMMAND)
+    assert [low for _, low, _ in script.asked] == [COMMAND_KEY, SLOT_KEY]
+
+
+async def test_an_empty_slot_without_a_row_of_the_command_is_unknown() -> None:
+    with pytest.raises(AppendOutcomeUnknownError):
+        await run(Script(RowExistsError(), queries=[[], []]), record=COMMAND)
+
+
+async def test_a_row_of_the_command_that_cannot_be_read_is_asked_for_again() -> None:
+    away, found = StoreUnavailableError("away"), [{"cid": "theirs", "first": "0000000001"}]
+    with pytest.raises(CommandHandledError):
+        await run(Script(RowExistsError(), RowExistsError(), queries=[away, found]), record=COMMAND)
+
+
 async def test_a_definite_refusal_at_first_is_passed_on() -> None:
     with pytest.raises(StoreError, match="not allowed"):
         await run(Script(StoreError("not allowed")))
@@ -107,13 +153,6 @@ async def test_a_refusal_after_a_lost_answer_is_unknown() -> None:
     with pytest.raises(AppendOutcomeUnknownError) as caught:
         await run(Script(OutcomeUnknownError(), StoreError("not allowed")))
     assert (caught.value.expected, caught.value.commit_id) == (2, "mine")
-
-
-async def test_a_service_that_does_not_know_tables_is_a_refusal_or_unknown_after_a_lost_answer() -> None:
-    with pytest.raises(StoreError, match="is the endpoint right"):
-        await run(Script(RowMissingError()))
-    with pytest.raises(AppendOutcomeUnknownError):
-        await run(Script(OutcomeUnknownError(), RowMissingError()))
 
 
 async def test_an_unknown_outcome_says_what_the_last_failure_was() -> None:

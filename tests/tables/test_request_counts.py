@@ -8,12 +8,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import BaseModel
 from tests.support import table_rows
 from tests.support.table_proxy import TableProxy
+from tests.tables.test_rows import NOISE
 
 from esazure import Commit, CommitTooLargeError, ConcurrencyError, EventsService
+from esazure.aggregate import stream_of
+from esazure.errors import CommandHandledError
 from esazure.memory import InMemoryEventProducer
 from esazure.tables import TableStore
+from esazure.testing._counter import commit_of
 from esazure.testing.conformance import Counter
 
 pytestmark = pytest.mark.azurite
@@ -60,6 +65,155 @@ async def test_persist_to_a_new_stream_is_one_transaction_before_the_ack(
     await EventsService(store.events(Counter), producer).persist(new_counter(events))
     assert producer.seen_at_dispatch == [{"transaction": 1}]
     assert proxy.seen == {"transaction": 2}, "the second removes the outbox row"
+
+
+class Card(BaseModel):
+    total: int
+
+
+def card(counter: Counter) -> Card:
+    return Card(total=counter.total)
+
+
+def other_card(counter: Counter) -> Card:
+    return Card(total=-counter.total)
+
+
+async def test_persist_with_a_command_id_and_views_is_still_one_transaction_before_the_ack(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    producer = CountingProducer(proxy)
+    repository = store.events(Counter, views=[card, other_card])
+    counter = new_counter()
+    await EventsService(repository, producer).persist(counter, command_id="pay-1")
+    assert producer.seen_at_dispatch == [{"transaction": 1}]
+    proxy.seen.clear()
+    assert await repository.view(card).get(counter.id) == Card(total=1)
+    assert proxy.seen == {"query": 1}
+
+
+async def test_a_view_that_is_not_there_is_computed_and_kept(store: TableStore, proxy: TableProxy) -> None:
+    counter = new_counter()
+    await store.events(Counter).append(counter)
+    view = store.events(Counter, views=[card]).view(card)
+    proxy.seen.clear()
+    assert await view.get(counter.id) == Card(total=1)
+    assert proxy.seen == {"query": 2, "transaction": 1}
+    proxy.seen.clear()
+    assert await view.get(counter.id) == Card(total=1)
+    assert proxy.seen == {"query": 1}
+
+
+async def test_a_command_is_found_or_forbidden_in_one_request(store: TableStore, proxy: TableProxy) -> None:
+    commit = await store.events(Counter).append(new_counter(), command_id="pay-1")
+    assert commit is not None
+    proxy.seen.clear()
+    assert await store.find_command(commit.stream, "pay-1") == 1
+    assert await store.find_command(commit.stream, "pay-2") is None
+    assert proxy.seen == {"query": 2}
+    proxy.seen.clear()
+    assert await store.find_command(commit.stream, "pay-2", forbid=True) is None
+    assert proxy.seen == {"transaction": 1}
+    assert await store.find_command(commit.stream, "pay-1", forbid=True) == 1
+    assert proxy.seen == {"transaction": 2, "query": 1}
+
+
+async def test_a_command_that_was_handled_is_one_transaction_and_its_read_back(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    counter = new_counter()
+    await store.events(Counter).append(counter, command_id="pay-1")
+    again = replace(commit_of(stream_of(counter), 2, "a"), command_id="pay-1")
+    proxy.seen.clear()
+    with pytest.raises(CommandHandledError):
+        await store.insert(again, outbox=True)
+    assert proxy.seen == {"transaction": 1, "query": 1}
+
+
+async def test_a_read_from_where_a_commit_begins_is_one_query_and_otherwise_two(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    counter = new_counter(events=3)
+    await store.events(Counter).append(counter)
+    counter.increment()
+    await store.events(Counter).append(counter)
+    for from_version, queries in ((1, 1), (2, 2), (4, 1), (5, 2)):
+        proxy.seen.clear()
+        await store.read(stream_of(counter), from_version=from_version)
+        assert proxy.seen == {"query": queries}
+
+
+async def test_a_scan_is_one_query_for_each_1000_rows(tables: str, proxy: TableProxy) -> None:
+    opened = TableStore.from_connection_string(proxy.connection_string, table=f"t{uuid4().hex}", shards=1)
+    async with opened as store:
+        for number in range(5):
+            commits = [commit_of(f"Counter.{number}", version, "a") for version in range(1, 501)]
+            await table_rows.fill(store, commits)
+        proxy.seen.clear()
+        assert [len(commits) async for commits in store.scan("00", "Counter")] == [500] * 5
+        assert proxy.seen == {"query": 3}
+        proxy.seen.clear()
+        assert [len(commits) async for commits in store.scan("00", "Counter", after="Counter.3")] == [500]
+        assert proxy.seen == {"query": 1}
+
+
+async def test_a_document_is_one_request_to_read_write_or_delete(store: TableStore, proxy: TableProxy) -> None:
+    created = await store.write_document("c", "a", "first", seen=None)
+    assert proxy.seen == {"transaction": 1}
+    replaced = await store.write_document("c", "a", NOISE[:2_000_000], seen=created)
+    assert proxy.seen == {"transaction": 2}
+    shorter = await store.write_document("c", "a", "short", seen=replaced)
+    assert proxy.seen == {"transaction": 3}
+    assert await store.write_document("c", "a", "conflict", seen=replaced) is None
+    assert proxy.seen == {"transaction": 4}
+    document = await store.read_document("c", "a")
+    assert document is not None
+    assert (document.text, document.tag) == ("short", shorter)
+    assert proxy.seen == {"transaction": 4, "query": 1}
+    assert await store.delete_document("c", "a", seen=document.tag)
+    assert proxy.seen == {"transaction": 5, "query": 1}
+    assert await store.read_document("c", "a") is None
+    assert proxy.seen == {"transaction": 5, "query": 2}
+
+
+async def test_creating_what_exists_or_was_deleted_takes_a_look(store: TableStore, proxy: TableProxy) -> None:
+    tag = await store.write_document("c", "a", "first", seen=None)
+    assert tag is not None
+    proxy.seen.clear()
+    assert await store.write_document("c", "a", "second", seen=None) is None
+    assert proxy.seen == {"transaction": 1, "query": 1}
+    await store.delete_document("c", "a", seen=tag)
+    proxy.seen.clear()
+    assert await store.write_document("c", "a", "second", seen=None) is not None
+    assert proxy.seen == {"transaction": 2, "query": 1}
+
+
+async def test_a_small_collection_is_listed_in_one_request_and_a_page_behind_in_two(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    for number in range(40):
+        await store.write_document("c", f"{number}", "text", seen=None)
+    proxy.seen.clear()
+    assert len((await store.list_documents("c")).documents) == 40
+    assert proxy.seen == {"query": 1}
+    proxy.seen.clear()
+    first = await store.list_documents("c", limit=20)
+    assert proxy.seen == {"query": 1}
+    second = await store.list_documents("c", limit=20, after=first.next)
+    assert (len(first.documents), len(second.documents), second.next) == (20, 20, None)
+    assert proxy.seen == {"query": 3}
+
+
+async def test_clearing_a_collection_is_one_query_and_a_transaction_for_each_bucket(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    for number in range(60):
+        await store.write_document("c", f"{number}", "text", seen=None)
+    proxy.seen.clear()
+    await store.clear_documents("c")
+    assert proxy.seen == {"query": 1, "transaction": 16}
+    await store.clear_documents("c")
+    assert proxy.seen == {"query": 2, "transaction": 16}
 
 
 async def test_persist_to_an_existing_stream_adds_only_the_look_behind(store: TableStore, proxy: TableProxy) -> None:

@@ -19,6 +19,9 @@ from esazure import (
     IEventsService,
     IntegrationEvent,
 )
+from esazure.consumer import Consumer
+from esazure.handlers import EventHandlers, Reactions
+from esazure.inprocess import InProcessSubscription
 from esazure.memory import InMemoryEventProducer, InMemoryEventsRepository, InMemoryStore
 from esazure.repository import CommitStore
 from esazure.servicebus import ServiceBus
@@ -157,3 +160,61 @@ def scenarios_know_the_aggregate() -> None:
 
 def factories_infer(make: Callable[[UUID], Account] = Account) -> Account:
     return make(UUID(int=1))
+
+
+def handlers_keep_their_own_type() -> None:
+    handlers = EventHandlers("mail")
+
+    @handlers.on(Account, Opened)
+    async def opened(envelope: EventEnvelope[Opened]) -> str:
+        return envelope.event.owner
+
+    @handlers.on(Book, Opened)
+    def plain(envelope: EventEnvelope[Opened]) -> int:
+        return envelope.version
+
+    async def calls_them(envelope: EventEnvelope[Opened]) -> None:
+        assert_type(await opened(envelope), str)
+        assert_type(plain(envelope), int)
+
+    handlers.on(Ledger, Opened)(calls_them)
+
+
+def one_handler_may_serve_several_events() -> None:
+    handlers = EventHandlers("audit")
+
+    @handlers.on(Account, Opened)
+    @handlers.on(Account, Closed)
+    async def either(envelope: EventEnvelope[AccountEvent]) -> None:
+        assert_type(envelope.event, Opened | Closed)
+
+    @handlers.on(Ledger, Opened)
+    async def anything(envelope: EventEnvelope[DomainEvent]) -> None: ...
+
+    assert either is not None
+    assert anything is not None
+
+
+def reactions_know_what_they_change(accounts: IEventsService[Account], books: IEventsService[Book, Isbn]) -> None:
+    reactions = Reactions("library")
+
+    @reactions.on(Book, Opened, changes=accounts, id=lambda envelope: UUID(envelope.event.owner))
+    def close(account: Account, envelope: EventEnvelope[Opened]) -> None:
+        account.close(envelope.event.owner)
+
+    @reactions.on(Account, Opened, changes=books, id=lambda envelope: Isbn(envelope.event.owner))
+    def note(book: Book, envelope: EventEnvelope[Opened]) -> None:
+        book.record(envelope.event)
+
+    def calls_them(account: Account, book: Book, envelope: EventEnvelope[Opened]) -> None:
+        close(account, envelope)
+        note(book, envelope)
+
+    assert calls_them is not None
+
+
+async def a_consumer_takes_all_of_them(store: InMemoryStore, handlers: EventHandlers, reactions: Reactions) -> None:
+    consumer = Consumer("worker", [handlers, reactions], positions=store, source=store)
+    subscription = InProcessSubscription(store, [Account, Book], consumer)
+    assert_type(await subscription.drain(), int)
+    assert_type(await consumer.resume("mail", "Account.1"), int)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import assert_never
 from uuid import UUID
 
-from esazure import AggregateRoot, DomainEvent, EventsService, IEventsService, Integration
+from esazure import AggregateRoot, DomainEvent, EventEnvelope, EventsService, IEventsService, Integration
+from esazure.handlers import EventHandlers, Reactions
 from esazure.memory import InMemoryEventProducer, InMemoryEventsRepository, InMemoryStore
 
 
@@ -85,3 +86,29 @@ def no_producer() -> None:
     EventsService(InMemoryEventsRepository(Account), object())  # type: ignore[arg-type]
     integration: Integration = str  # type: ignore[assignment]
     InMemoryEventProducer(integration=integration)
+
+
+def a_handler_of_another_event() -> None:
+    handlers = EventHandlers("mail")
+
+    @handlers.on(Account, Opened)  # type: ignore[arg-type]
+    async def closed(envelope: EventEnvelope[Closed]) -> None: ...
+
+    @handlers.on(Account, Stranger)  # type: ignore[arg-type]
+    async def strange(envelope: EventEnvelope[Stranger]) -> None: ...
+
+    assert closed is not None
+    assert strange is not None
+
+
+def a_reaction_of_another_aggregate(others: IEventsService[Other, str]) -> None:
+    reactions = Reactions("bank")
+
+    @reactions.on(Account, Opened, changes=others, id=lambda envelope: envelope.aggregate_id)  # type: ignore[arg-type]
+    def change(account: Account, envelope: EventEnvelope[Opened]) -> None: ...
+
+    @reactions.on(Account, Opened, changes=others, id=lambda envelope: envelope.version)  # type: ignore[arg-type,return-value]
+    def by_number(other: Other, envelope: EventEnvelope[Opened]) -> None: ...
+
+    assert change is not None
+    assert by_number is not None

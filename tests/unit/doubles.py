@@ -9,6 +9,7 @@ from typing import Any
 from esazure.errors import AppendOutcomeUnknownError, DispatchError
 from esazure.events import Commit, CommitRecord
 from esazure.memory import InMemoryEventProducer, InMemoryStore
+from esazure.ports import ViewRecord
 
 
 class TroubledStore(InMemoryStore):
@@ -21,7 +22,7 @@ class TroubledStore(InMemoryStore):
         self.calls: list[str] = []
         self.began = asyncio.Event()
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         self.inserted.append(record.commit_id)
         self.calls.append("insert")
         self.began.set()
@@ -30,7 +31,7 @@ class TroubledStore(InMemoryStore):
         if isinstance(trouble, BaseException):
             raise trouble
         if trouble != "lost on the way there":
-            await super().insert(record, outbox=outbox)
+            await super().insert(record, outbox=outbox, views=views)
         if trouble is not None:
             raise AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
 

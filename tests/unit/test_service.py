@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from esazure import (
 from esazure.aggregate import stream_of
 from esazure.events import CommitRecord
 from esazure.memory import InMemoryEventProducer, InMemoryStore
+from esazure.ports import ViewRecord
 from esazure.service import BACKLOG
 from esazure.testing._counter import Counter, commit_of, counter_with
 
@@ -259,11 +261,11 @@ class Contested(TroubledStore):
 
     rivals = 0
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         if self.rivals:
             self.rivals -= 1
             await super().insert(commit_of(record.stream, record.first_version, "rival"), outbox=outbox)
-        await super().insert(record, outbox=outbox)
+        await super().insert(record, outbox=outbox, views=views)
 
 
 async def contested(rivals: int) -> tuple[Contested, EventsService[Counter, str], str]:

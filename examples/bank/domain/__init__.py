@@ -5,10 +5,8 @@ from bank.domain.converter import CurrencyConverter, FixedRateConverter
 from bank.domain.customer import AccountAdded, Customer, CustomerCreated, CustomerEvent
 from bank.domain.errors import (
     AccountOfAnotherOwnerError,
-    BankError,
     DomainError,
     InsufficientFundsError,
-    InvalidCommandError,
     InvalidValueError,
     NoRateError,
 )
@@ -20,7 +18,6 @@ __all__ = [
     "AccountEvent",
     "AccountOfAnotherOwnerError",
     "AccountOpened",
-    "BankError",
     "Currency",
     "CurrencyConverter",
     "Customer",
@@ -31,7 +28,6 @@ __all__ = [
     "Email",
     "FixedRateConverter",
     "InsufficientFundsError",
-    "InvalidCommandError",
     "InvalidValueError",
     "Money",
     "NoRateError",

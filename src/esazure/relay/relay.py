@@ -215,7 +215,7 @@ class OutboxRelay:
     def _due(self, rows: Sequence[OutboxRow]) -> list[tuple[_Route, list[OutboxRow]]]:
         """The rows past their grace, stream by stream, with where they go."""
         due: list[tuple[_Route, list[OutboxRow]]] = []
-        for stream, waiting in groupby((row for row in rows if row.age >= self._grace), lambda row: row.stream):
+        for stream, waiting in groupby(self._ripe(rows), lambda row: row.stream):
             name = stream.partition(".")[0]
             route, found = self._routes.get(name), list(waiting)
             if route is not None:
@@ -224,6 +224,10 @@ class OutboxRelay:
                 self._without_route.add(name)
                 self._report(stream, found[0].first_version, f"no producer was given for {name}", set_aside=False)
         return due
+
+    def _ripe(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        """Those it is time for. `InProcessSubscription` also lets a stream rest after a failure."""
+        return [row for row in rows if row.age >= self._grace]
 
     async def _publish(self, due: list[tuple[_Route, list[OutboxRow]]], turn: Turn) -> None:
         _random.shuffle(due)  # so that no stream that takes all of the time keeps the same others waiting at every turn

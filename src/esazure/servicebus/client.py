@@ -7,11 +7,17 @@ from typing import Self
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient
 
+from esazure.consumer import Consumer
 from esazure.integration import LANES, MAX_MESSAGE_BYTES, Integration, check_lanes, whole
-from esazure.servicebus.links import Link, bounded
+from esazure.servicebus.deadletters import DeadLetters
+from esazure.servicebus.links import Link
 from esazure.servicebus.producer import ServiceBusEventProducer
+from esazure.servicebus.sessions import Session
+from esazure.servicebus.sockets import bounded
+from esazure.servicebus.subscription import ServiceBusSubscription
 
 # The producer tries again by itself. The SDK's tries would nest in it, each waiting for the failed connection to close.
 _SDK_RETRIES = 0
@@ -84,11 +90,59 @@ class ServiceBus:
         self._producers.append(producer)
         return producer
 
+    def subscription(
+        self,
+        topic: str,
+        name: str,
+        consumer: Consumer,
+        *,
+        sessions: int = LANES,
+        idle: float = 2.0,
+        hold: float = 60.0,
+    ) -> ServiceBusSubscription:
+        """A subscription of a topic, made with sessions required; connections open when it runs.
+
+        Args:
+            topic: its name.
+            name: the subscription's name.
+            consumer: whose handlers get the messages.
+            sessions: how many lanes this process works on at a time, at most; each takes a connection.
+            idle: seconds without a message after which a lane is given back, for whoever is free when one comes.
+            hold: seconds after which a lane is given back even if it is busy, so that everybody gets a share.
+
+        Raises:
+            ValueError: a number out of range, or a connection string made for another entity.
+        """
+        if sessions < 1 or min(idle, hold) <= 0:
+            raise ValueError("sessions must be at least 1, idle and hold above 0 seconds")
+        path = f"{topic}/{name}"
+        dead_letters = DeadLetters(
+            path,
+            lambda: self._client.get_subscription_receiver(topic, name, sub_queue=ServiceBusSubQueue.DEAD_LETTER),
+            lambda: Link(self._client.get_topic_sender(topic)),
+        )
+
+        def new_session(patience: float) -> Session:
+            return Session(
+                self._client.get_subscription_receiver(
+                    topic, name, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=patience
+                )
+            )
+
+        new_session(1)  # refuses what will never do
+        subscription = ServiceBusSubscription(
+            path, consumer, new_session, dead_letters, sessions=sessions, idle=idle, hold=hold
+        )
+        self._subscriptions.append(subscription)
+        return subscription
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
+            # Consumers first: what they still do may be published.
+            await asyncio.gather(*(subscription.close() for subscription in self._subscriptions))
             await asyncio.gather(*(producer.close() for producer in self._producers))
         finally:
             if self._owned:
@@ -107,3 +161,4 @@ class ServiceBus:
         self._client = client
         self._owned = owned
         self._producers: list[ServiceBusEventProducer] = []
+        self._subscriptions: list[ServiceBusSubscription] = []

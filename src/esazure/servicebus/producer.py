@@ -11,8 +11,9 @@ from azure.servicebus import ServiceBusMessage
 from esazure.events import Commit
 from esazure.integration import Integration, IntegrationMessage, check_publishable, messages_of
 from esazure.ports import IEventProducer
-from esazure.servicebus.links import CLOSE_SECONDS, Link
+from esazure.servicebus.links import Link
 from esazure.servicebus.messages import to_service_bus
+from esazure.servicebus.sockets import CLOSE_SECONDS
 from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge
 
 _LEAST_TIME = 0.1

@@ -1,4 +1,4 @@
-"""From what the SDK raises to `DispatchError`: the only place that judges a failure.
+"""What the exceptions of the SDK mean: the only place that judges a failure, and makes a `DispatchError` of it.
 
 By type and by AMQP condition, never by text. Pure functions. Read `links.py` next.
 """
@@ -51,8 +51,8 @@ class Verdict:
 
 _AGAIN = "dispatch it again, as the relay does"
 
-_MISSING = Verdict("the topic does not exist", "create it, then dispatch again", permanent=True)
-_UNAUTHORISED = Verdict(
+MISSING = Verdict("the topic does not exist", "create it, then dispatch again", permanent=True)
+UNAUTHORISED = Verdict(
     "the namespace does not accept the credential",
     "give it the right to send (Azure Service Bus Data Sender), or correct the key",
     permanent=True,
@@ -66,7 +66,7 @@ _TOO_LARGE = Verdict(
 )
 _NO_ANSWER = Verdict("the broker did not answer in time", f"it may have part of it, {_AGAIN}")
 _UNREACHABLE = Verdict("the broker cannot be reached", f"check the address and the network; {_AGAIN}")
-_REFUSED = Verdict(
+REFUSED = Verdict(
     "the broker refuses the messages as they are",
     "compare the topic's settings with what the error of the SDK says",
     permanent=True,
@@ -80,14 +80,14 @@ _MALFORMED = Verdict(
 _UNKNOWN = Verdict("the connection failed in an unexpected way", _AGAIN)
 
 _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
-    (MessagingEntityNotFoundError, _MISSING),
+    (MessagingEntityNotFoundError, MISSING),
     (
         MessagingEntityDisabledError,
         Verdict("the topic is disabled", "enable it, then dispatch again", permanent=True),
     ),
-    (ServiceBusAuthenticationError, _UNAUTHORISED),
-    (ServiceBusAuthorizationError, _UNAUTHORISED),
-    (ClientAuthenticationError, _UNAUTHORISED),
+    (ServiceBusAuthenticationError, UNAUTHORISED),
+    (ServiceBusAuthorizationError, UNAUTHORISED),
+    (ClientAuthenticationError, UNAUTHORISED),
     (MessageSizeExceededError, _TOO_LARGE),
     (CommitTooLargeError, _TOO_LARGE),
     (
@@ -121,12 +121,12 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
 
 # Conditions the SDK has no class for. Compared with `==`: the SDK's own conditions equal bytes but hash differently.
 _BY_CONDITION = (
-    (b"amqp:resource-deleted", _MISSING),
+    (b"amqp:resource-deleted", MISSING),
     (b"amqp:decode-error", _MALFORMED),
     (b"amqp:invalid-field", _MALFORMED),
-    (b"amqp:not-allowed", _REFUSED),
-    (b"amqp:not-implemented", _REFUSED),
-    (b"amqp:precondition-failed", _REFUSED),
+    (b"amqp:not-allowed", REFUSED),
+    (b"amqp:not-implemented", REFUSED),
+    (b"amqp:precondition-failed", REFUSED),
     (b"com.microsoft:argument-error", _MALFORMED),
     (b"com.microsoft:argument-out-of-range", _MALFORMED),
 )
@@ -172,3 +172,17 @@ def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> Dis
         permanent=verdict.permanent,
         unpublishable=verdict.unpublishable,
     )
+
+
+_RECEIVING: dict[Verdict, str] = {
+    MISSING: "it does not exist: create it, with sessions required",
+    REFUSED: "it gives out no sessions: make it anew, with sessions required",
+    UNAUTHORISED: "the credential has no right to receive from it: assign Azure Service Bus Data Receiver",
+}
+
+
+def why_not_received(error: BaseException) -> tuple[str, bool]:
+    """Why nothing can be received from a subscription, and whether nothing but a correction by somebody helps."""
+    verdict = judge(error)
+    why = _RECEIVING.get(verdict)
+    return f"{why or verdict.why} ({type(error).__name__})", why is not None

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from asyncio import shield, wrap_future
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Self
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
+from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page, decode_token
 from esazure.errors import StoreError
 from esazure.events import CommitRecord
-from esazure.ports import IOutboxStore, Lease, Swept
-from esazure.repository import CommitStore, utc_now
-from esazure.sqlite import statements
+from esazure.ports import Lease, Swept, ViewRecord
+from esazure.repository import utc_now
+from esazure.sqlite import commits, documents, outbox, schema
 from esazure.sqlite.worker import Worker
+from esazure.store import Store
+
+T = TypeVar("T")
 
 
-class SqliteStore(CommitStore, IOutboxStore):
+class SqliteStore(Store):
     """Commits in one SQLite file: `async with SqliteStore("bank.db") as store: store.events(Customer)`.
 
     The file is created when it does not exist; it must be on a local disk. An append is on the disk when it returns.
@@ -63,9 +70,7 @@ class SqliteStore(CommitStore, IOutboxStore):
         self._writer = Worker(self._path, self._busy_timeout)
         self._reader = Worker(self._path, self._busy_timeout)
         try:
-            self._store_id = await self._writer.run(
-                None, lambda db: statements.prepare(db, self._path, self._busy_timeout)
-            )
+            self._store_id = await self._writer.run(None, lambda db: schema.prepare(db, self._path, self._busy_timeout))
         except BaseException:
             await self.__aexit__()
             raise
@@ -79,25 +84,52 @@ class SqliteStore(CommitStore, IOutboxStore):
             # Both are on their way before the first await, so cancelling this leaves nothing open.
             await shield(wrap_future(writer.close(after=reader.close())))
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """See `ICommitStore.insert`."""
-        await self._open(self._writer).run(record.stream, lambda db: statements.insert(db, record, outbox=outbox))
+        await self._write(record.stream, lambda db: commits.insert(db, record, outbox=outbox, views=views))
 
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
         """See `ICommitStore.read`."""
-        return await self._open(self._reader).run(stream, lambda db: statements.read(db, stream, to_version))
+        return await self._read(stream, lambda db: commits.read(db, stream, from_version, to_version))
+
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        """See `ICommitStore.find_command`."""
+        if forbid:
+            return await self._write(stream, lambda db: commits.forbid_command(db, stream, command_id))
+        return await self._read(stream, lambda db: commits.find_command(db, stream, command_id))
+
+    async def read_view(self, stream: str, name: str) -> ViewRecord | None:
+        """See `ICommitStore.read_view`."""
+        return await self._read(stream, lambda db: commits.read_view(db, stream, name))
+
+    async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
+        """See `ICommitStore.write_view`; it may be gone after the power failed, and is computed anew then."""
+        return await self._write(stream, lambda db: commits.write_view(db, stream, view, seen))
+
+    async def scan(
+        self,
+        partition: str,  # noqa: ARG002 - there is one
+        aggregate_type: str,
+        *,
+        after: str | None = None,
+    ) -> AsyncIterator[Sequence[CommitRecord]]:
+        """See `IStreamSource.scan`."""
+        while found := await self._read(None, lambda db: commits.scan(db, aggregate_type, after)):  # noqa: B023 - run at once
+            for stream in found:
+                yield stream
+            after = found[-1][0].stream
 
     async def unpublished(
         self, stream: str, *, before_version: int, limit: int | None = None
     ) -> Sequence[CommitRecord]:
         """See `ICommitStore.unpublished`."""
-        return await self._open(self._reader).run(
-            stream, lambda db: statements.unpublished(db, stream, before_version, limit)
-        )
+        return await self._read(stream, lambda db: outbox.unpublished(db, stream, before_version, limit))
 
     async def mark_published(self, record: CommitRecord) -> bool:
         """See `ICommitStore.mark_published`."""
-        return await self._open(self._writer).run(record.stream, lambda db: statements.mark_published(db, record))
+        return await self._write(record.stream, lambda db: outbox.mark_published(db, record))
 
     @property
     def partitions(self) -> Sequence[str]:
@@ -106,17 +138,52 @@ class SqliteStore(CommitStore, IOutboxStore):
 
     async def sweep(self, partition: str) -> Swept:
         """See `IOutboxStore.sweep`; ages by SQLite's own clock."""
-        return await self._open(self._reader).run(None, lambda db: statements.sweep(db, partition))
+        return await self._read(None, lambda db: outbox.sweep(db, partition))
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """See `IOutboxStore.write_lease`."""
-        return await self._open(self._writer).run(
-            None, lambda db: statements.write_lease(db, partition, seen, owner=owner, epoch=epoch)
-        )
+        return await self._write(None, lambda db: outbox.write_lease(db, partition, seen, owner=owner, epoch=epoch))
 
     async def set_aside(self, record: CommitRecord, reason: str) -> None:
         """See `IOutboxStore.set_aside`; what was set aside is in the table `quarantine`."""
-        await self._open(self._writer).run(record.stream, lambda db: statements.set_aside(db, record, reason))
+        await self._write(record.stream, lambda db: outbox.set_aside(db, record, reason))
+
+    async def read_document(self, collection: str, key: str) -> Document | None:
+        """See `IDocumentStore.read_document`."""
+        check_collection(collection)
+        check_document(key)
+        return await self._read(collection, lambda db: documents.read(db, collection, key))
+
+    async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        """See `IDocumentStore.write_document`."""
+        check_collection(collection)
+        check_document(key, text)
+        return await self._write(collection, lambda db: documents.write(db, collection, key, text, seen))
+
+    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+        """See `IDocumentStore.delete_document`."""
+        check_collection(collection)
+        check_document(key)
+        return await self._write(collection, lambda db: documents.delete(db, collection, key, seen))
+
+    async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
+        """See `IDocumentStore.list_documents`; by key."""
+        check_collection(collection)
+        check_page(limit)
+        key = decode_token(after)
+        return await self._read(collection, lambda db: documents.page(db, collection, key, limit))
+
+    async def clear_documents(self, collection: str) -> None:
+        """See `IDocumentStore.clear_documents`."""
+        check_collection(collection)
+        while await self._write(collection, lambda db: documents.clear(db, collection)):
+            pass
+
+    async def _read(self, subject: str | None, work: Callable[[Connection], T]) -> T:
+        return await self._open(self._reader).run(subject, work)
+
+    async def _write(self, subject: str | None, work: Callable[[Connection], T]) -> T:
+        return await self._open(self._writer).run(subject, work)
 
     def _open(self, worker: Worker | None) -> Worker:
         if worker is None:

@@ -1,6 +1,6 @@
 """A thread with the one connection it owns, so that no fsync and no lock blocks the event loop.
 
-The only place that says what an error of SQLite means. Read `statements.py` next.
+The only place that says what an error of SQLite means. Read `schema.py` next.
 """
 
 from __future__ import annotations

@@ -1,23 +1,21 @@
 """The three outcomes of an append: stored, conflict, unknown.
 
 A request without an answer may have been carried out, or may still be on its way. So the *same rows with the same
-commit id* are sent again until the service gives a definite answer, and when a slot turns out to be taken, the commit
-id stored there tells our own write from somebody else's. Read `store.py` next.
+commit id* are sent again until the service gives a definite answer, and when a row turns out to be there, the commit id
+stored in it tells our own write from somebody else's. Read `store.py` next.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 
-from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, StoreError
+from esazure.errors import AppendOutcomeUnknownError, CommandHandledError, ConcurrencyError, StoreError
 from esazure.events import CommitRecord
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables import commands
+from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
+from esazure.tables.pauses import FIRST_PAUSE, rest
 from esazure.tables.rows import commit_key
-
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 2.0
 
 
 async def append(
@@ -26,6 +24,7 @@ async def append(
     """Carry out an append until its outcome is known, for at most `deadline` seconds.
 
     Raises:
+        CommandHandledError: its command belongs to another commit, or to none, for good.
         ConcurrencyError: the slot belongs to another commit, for good.
         AppendOutcomeUnknownError: no definite answer in time; the commit may be stored, or still arrive.
         StoreError: refused, and no earlier attempt can have been stored.
@@ -46,21 +45,14 @@ async def append(
                 except OutcomeUnknownError as unknown:
                     ambiguous, last = True, unknown.__cause__ or unknown
                     wait = unknown.retry_after
-                except (StoreError, RowMissingError) as error:
+                except StoreError as error:
                     last = error
                     if ambiguous:
                         break
-                    if isinstance(error, StoreError):
-                        raise
-                    raise StoreError(
-                        f"{record.stream}: nothing answers here as a table does: is the endpoint right?"
-                    ) from error
+                    raise
                 else:
                     return
-                # Jitter, also on top of the wait the service asks for: writers that failed together must not come back
-                # together.
-                await asyncio.sleep((wait or 0.0) + random.uniform(0, pause))  # noqa: S311 - not a secret
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = await rest(pause, wait)
     except TimeoutError:
         pass
     unknown_outcome = AppendOutcomeUnknownError(
@@ -70,14 +62,22 @@ async def append(
 
 
 async def _is_ours(gateway: ITableGateway, record: CommitRecord, partition: str) -> bool:
-    """Whether the taken slot holds this very commit; False when it could not be read.
+    """Whether the rows that are there are this very commit; False when they could not be read.
 
     Raises:
-        ConcurrencyError: it holds another one, and a slot never changes hands.
+        CommandHandledError: the row of its command is somebody else's, and never changes hands.
+        ConcurrencyError: the slot holds another commit, and neither does that.
         AppendOutcomeUnknownError: it is empty; rows of this store are never removed, so somebody erased the stream.
     """
     key = commit_key(record.stream, record.first_version)
     try:
+        # The command first: it was there before the slot when both are another's, and decides.
+        if record.command_id is not None:
+            handled = await commands.read(gateway, partition, record.stream, record.command_id)
+            if handled is not None:
+                if handled.commit_id != record.commit_id:
+                    raise CommandHandledError(record.stream, handled.first_version)
+                return True  # one transaction stored it with its commit
         rows = await gateway.query(partition, key, key)
     except StoreError:
         return False

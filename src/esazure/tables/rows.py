@@ -1,34 +1,29 @@
-"""What is stored: how a commit becomes keys and columns, and back. Pure functions; nothing here does I/O.
+"""What is stored: how commits, outbox rows and leases become keys and columns, and back. Pure functions, no I/O.
 
 PartitionKey  one of N shards, a hash of the stream
 RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
     kind e    a commit; its number is 9999999999 - first version, so the newest comes first. Columns: `cid` commit id,
-    `n` how
-              many events, `at` time, `types` their names (for people), `meta` metadata, `d0`, `d1`, ... the payload;
-              `z` when it is compressed; `parts` when rows `<key>.1`, `<key>.2`, ... carry more of it
+              `n` how many events, `at` time, `types` their names (for people), `meta` metadata, `cmd` the command's id
+              if it has one, and its payload (`columns.py`), continued in rows `<key>.1`, `<key>.2`, ...
     kind o    the outbox row of a commit that is not yet published; its number is the first version
     kind q    what was an outbox row, set aside because the broker will never take the commit: `reason`, `at`
+    kind c    the commit that carried out a command, see `commands.py`
+    kind v    an inline view, see `inline.py`
     `l.relay` in each shard: which relay works on it
-The row `meta`/`store` holds the layout. Sizes: a string column takes 32,768 UTF-16 units, a binary one 65,536 bytes, an
-entity 1 MiB, a transaction 4 MiB of HTTP body (Table Storage service limits).
+Documents have partitions of their own, see `documents.py`. The row `meta`/`store` holds the layout.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
-
-from azure.data.tables import TableEntity
 
 from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
-from esazure.keys import MAX_COMMIT_BYTES, bucket_of
+from esazure.keys import bucket_of
 from esazure.ports import Lease, OutboxRow
-
-Row = dict[str, str | bytes | int | bool]
+from esazure.tables.columns import DamagedTextError, Row, StoredRow, parts_of, text_columns, text_of
 
 LAYOUT = 1
 META_KEY = ("meta", "store")
@@ -36,13 +31,7 @@ LEASE_KEY = "l.relay"
 SWEEP_RANGE = ("l.", "o/")
 """Leases and outbox rows lie together: one query brings both. The slash follows the dot, so every `o.` row is in it."""
 
-_TextOrBytes = TypeVar("_TextOrBytes", str, bytes)
-
 _LAST = 9_999_999_999
-_STRING_UNITS = 32_768
-_BINARY_BYTES = 65_536
-_COLUMNS = 15  # 15 x 64 KiB leave room for keys and metadata in an entity of 1 MiB
-_ROW_BYTES = _COLUMNS * _BINARY_BYTES
 _TYPES_CHARACTERS = 1_024
 _REASON_CHARACTERS = 4_096
 _OUTBOX_KEY = re.compile(r"o\.(?P<stream>[^.]*\.[^.]*)\.(?P<number>\d{10})")
@@ -56,7 +45,8 @@ def partition_of(stream: str, shards: int) -> str:
 
 def commit_key(stream: str, first_version: int) -> str:
     """The RowKey of the commit that begins at this version."""
-    return f"e.{stream}.{_LAST - first_version:010d}"
+    # No version beyond what a key holds, so that a range up to such a one is still a range.
+    return f"e.{stream}.{_LAST - min(max(first_version, 0), _LAST):010d}"
 
 
 def commits_range(stream: str, *, to_version: int | None = None, from_version: int = 0) -> tuple[str, str]:
@@ -70,9 +60,10 @@ def outbox_key(stream: str, first_version: int) -> str:
     return f"o.{stream}.{first_version:010d}"
 
 
-def commit_rows(record: CommitRecord, partition: str) -> list[Row]:
+def commit_rows(record: CommitRecord, partition: str, *, dense: bool = False) -> list[Row]:
     """The commit's row, and its continuation rows when one entity is not enough."""
     key = commit_key(record.stream, record.first_version)
+    first, *more = text_columns(record.payload, dense=dense)
     row: Row = {
         "PartitionKey": partition,
         "RowKey": key,
@@ -81,20 +72,15 @@ def commit_rows(record: CommitRecord, partition: str) -> list[Row]:
         "at": record.occurred_at,
         "types": _types(record.payload),
         "meta": record.metadata,
+        **first,
     }
-    text = _text_columns(record.payload)
-    if text is not None:
-        return [row | text]
-    data = zlib.compress(record.payload.encode())
-    chunks = [data[start : start + _ROW_BYTES] for start in range(0, len(data), _ROW_BYTES)]
-    row |= {"z": True} | _binary_columns(chunks[0])
-    if len(chunks) > 1:
-        row["parts"] = len(chunks) - 1
-    more: list[Row] = [
-        {"PartitionKey": partition, "RowKey": f"{key}.{number}", **_binary_columns(chunk)}
-        for number, chunk in enumerate(chunks[1:], start=1)
+    if record.command_id is not None:
+        row["cmd"] = record.command_id
+    parts: list[Row] = [
+        {"PartitionKey": partition, "RowKey": f"{key}.{number}", **columns}
+        for number, columns in enumerate(more, start=1)
     ]
-    return [row, *more]
+    return [row, *parts]
 
 
 def outbox_row(record: CommitRecord, partition: str) -> Row:
@@ -115,14 +101,13 @@ def first_version_of(row: Mapping[str, object]) -> int:
     return int(match["number"])
 
 
-def outbox_row_of(row: TableEntity, now: datetime) -> OutboxRow | None:
+def outbox_row_of(row: StoredRow, now: datetime) -> OutboxRow | None:
     """The outbox row in a row of a sweep, its age by the service's own clock; None for a row of another kind."""
     match = _OUTBOX_KEY.fullmatch(str(row.get("RowKey")))
-    stored = row.metadata["timestamp"]
-    if match is None or stored is None:
+    if match is None or row.stored_at is None:
         return None
     # The Date header has whole seconds, so a row can seem to be stored up to a second from now; the order is kept.
-    return OutboxRow(match["stream"], int(match["number"]), (now - stored).total_seconds())
+    return OutboxRow(match["stream"], int(match["number"]), (now - row.stored_at).total_seconds())
 
 
 def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datetime) -> Row:
@@ -134,9 +119,21 @@ def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datet
     }
 
 
-def lease_of(row: TableEntity) -> Lease:
+def lease_of(row: StoredRow) -> Lease:
     """The lease in its row."""
-    return Lease(str(row.get("owner")), int(row.get("epoch", 0)), str(row.metadata["etag"]))
+    return Lease(str(row.get("owner")), int(row.get("epoch", 0)), row.tag)
+
+
+def stream_of_row(row: Mapping[str, object]) -> str:
+    """The stream a row of kind `e` belongs to.
+
+    Raises:
+        CorruptStreamError: it is no such row.
+    """
+    match = _COMMIT_KEY.fullmatch(str(row.get("RowKey")))
+    if match is None:
+        raise CorruptStreamError("a row between the streams was not written by this library: remove it")
+    return match["stream"]
 
 
 def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[CommitRecord]:
@@ -145,37 +142,35 @@ def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[Commit
     Raises:
         CorruptStreamError: a row is foreign, damaged, or has lost its continuation.
     """
-    records: list[CommitRecord] = []
-    remaining = iter(rows)
-    for row in remaining:
-        number, part = _parse(stream, row)
-        if part:
-            raise _corrupt(stream, number, "a continuation row stands alone")
-        records.append(_record(stream, number, row, remaining))
-    records.reverse()
-    return records
+    commits: list[tuple[int, list[Mapping[str, object]]]] = []
+    for row in rows:
+        first, part = _parse(stream, row)
+        if not part:
+            commits.append((first, [row]))
+        elif commits and commits[-1][0] == first and len(commits[-1][1]) == part:
+            commits[-1][1].append(row)
+        else:
+            raise _corrupt(stream, first, "a continuation row stands alone")
+    return [_record(stream, first, parts) for first, parts in reversed(commits)]
 
 
-def _record(
-    stream: str, first: int, row: Mapping[str, object], following: Iterator[Mapping[str, object]]
-) -> CommitRecord:
+def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> CommitRecord:
+    row = rows[0]
     commit_id, count, at, metadata = row.get("cid"), row.get("n"), row.get("at"), row.get("meta")
     if not (isinstance(commit_id, str) and isinstance(at, str) and isinstance(metadata, str)):
         raise _corrupt(stream, first, "a column is missing or of another type")
     if not isinstance(count, int) or count < 1:
         raise _corrupt(stream, first, "its count is not a positive number")
-    if "z" in row:
-        data = _joined(stream, first, row, bytes)
-        parts = row.get("parts", 0)
-        for expected in range(1, parts + 1 if isinstance(parts, int) else 1):
-            more = next(following, None)
-            if more is None or _parse(stream, more) != (first, expected):
-                raise _corrupt(stream, first, f"its continuation row {expected} is missing")
-            data += _joined(stream, first, more, bytes)
-        payload = _inflated(stream, first, data)
-    else:
-        payload = _joined(stream, first, row, str)
-    return CommitRecord(stream, commit_id, first, count, at, metadata, payload)
+    command_id = row.get("cmd")
+    if not isinstance(command_id, str | None):
+        raise _corrupt(stream, first, "its command id is of another type")
+    try:
+        if len(rows) != parts_of(row) + 1:
+            raise _corrupt(stream, first, "it has fewer or more continuation rows than it says")
+        payload = text_of(rows)
+    except DamagedTextError as damage:
+        raise _corrupt(stream, first, str(damage)) from None
+    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id)
 
 
 def _parse(stream: str, row: Mapping[str, object]) -> tuple[int, int]:
@@ -186,51 +181,10 @@ def _parse(stream: str, row: Mapping[str, object]) -> tuple[int, int]:
     return _LAST - int(match["number"]), int(match["part"] or 0)
 
 
-def _text_columns(payload: str) -> Row | None:
-    """Columns of plain text, for as long as one entity holds them: people can read those."""
-    if len(payload) > _COLUMNS * _STRING_UNITS:
-        return None
-    # A character beyond the basic plane takes two units, so half as many always fit.
-    step = _STRING_UNITS if payload.isascii() or max(payload) <= "\uffff" else _STRING_UNITS // 2
-    chunks = [payload[start : start + step] for start in range(0, len(payload), step)]
-    if len(chunks) > _COLUMNS:
-        return None
-    return {f"d{index}": chunk for index, chunk in enumerate(chunks)}
-
-
-def _binary_columns(data: bytes) -> Row:
-    starts = range(0, len(data), _BINARY_BYTES)
-    return {f"d{index}": data[start : start + _BINARY_BYTES] for index, start in enumerate(starts)}
-
-
 def _types(payload: str) -> str:
     """The distinct event names, in order of appearance."""
     names = dict.fromkeys(line.partition(" ")[0] for line in payload.split("\n"))
     return ",".join(names)[:_TYPES_CHARACTERS]
-
-
-def _joined(stream: str, first: int, row: Mapping[str, object], kind: type[_TextOrBytes]) -> _TextOrBytes:
-    chunks: list[_TextOrBytes] = []
-    for index in range(_COLUMNS):
-        chunk = row.get(f"d{index}")
-        if chunk is None:
-            break
-        if not isinstance(chunk, kind):
-            raise _corrupt(stream, first, "its payload is of another type")
-        chunks.append(chunk)
-    return kind().join(chunks)
-
-
-def _inflated(stream: str, first: int, data: bytes) -> str:
-    inflater = zlib.decompressobj()
-    try:
-        # Never more than was ever written: a forged row must not fill the memory.
-        plain = inflater.decompress(data, MAX_COMMIT_BYTES)
-        if not inflater.eof or inflater.unused_data:
-            raise _corrupt(stream, first, "its compressed payload is cut or too long")
-        return plain.decode()
-    except (zlib.error, UnicodeDecodeError):
-        raise _corrupt(stream, first, "its compressed payload is damaged") from None
 
 
 def _corrupt(stream: str, first: int, what: str) -> CorruptStreamError:

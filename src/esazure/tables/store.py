@@ -2,62 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.data.tables.aio import TableClient
 
-from esazure.errors import CorruptStreamError, StoreError, StoreMismatchError, StoreUnavailableError
+from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page
+from esazure.errors import StoreError
 from esazure.events import CommitRecord
-from esazure.ports import IOutboxStore, Lease, Swept
-from esazure.repository import CommitStore, utc_now
+from esazure.ports import Lease, Swept, ViewRecord
+from esazure.repository import utc_now
+from esazure.store import Store
+from esazure.tables import commands, documents, inline, outbox, reading
 from esazure.tables.append import append
-from esazure.tables.gateway import (
-    Operation,
-    OutcomeUnknownError,
-    RowExistsError,
-    RowMissingError,
-    SdkTableGateway,
-    TableMissingError,
-    replacing,
-)
-from esazure.tables.rows import (
-    LAYOUT,
-    LEASE_KEY,
-    META_KEY,
-    SWEEP_RANGE,
-    Row,
-    commit_rows,
-    commits_range,
-    first_version_of,
-    lease_of,
-    outbox_key,
-    outbox_row,
-    outbox_row_of,
-    partition_of,
-    quarantine_row,
-    records_of,
-)
+from esazure.tables.document_rows import Place
+from esazure.tables.document_writes import put
+from esazure.tables.gateway import ITableGateway, SdkTableGateway
+from esazure.tables.insertion import insertion
+from esazure.tables.layout import MAX_SHARDS, Layout, are_shards, open_layout
+from esazure.tables.rows import partition_of
 
-SHARDS = 64
-MAX_SHARDS = 256
 DEADLINE = 30.0
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
-_MARK_SECONDS = 5.0
-_MARK_PAUSE = 0.4
 
 
-class TableStore(CommitStore, IOutboxStore):
+class TableStore(Store):
     """A store in one table of an Azure Storage account, or of Azurite.
 
     Typically::
@@ -130,10 +105,10 @@ class TableStore(CommitStore, IOutboxStore):
         self.clock = clock
         # A client cannot be opened again once it was closed; the first one shows now whether it can be made at all.
         self._make_client = make_client
-        self._gateway = SdkTableGateway(make_client(), patience=deadline)
+        self._gateway: ITableGateway = SdkTableGateway(make_client(), patience=deadline)
         self._deadline = deadline
         self._wanted_shards = shards
-        self._opened: tuple[UUID, int] | None = None
+        self._opened: Layout | None = None
 
     def __repr__(self) -> str:
         return f"<TableStore {self._gateway.address}>"
@@ -151,7 +126,7 @@ class TableStore(CommitStore, IOutboxStore):
         self._gateway = SdkTableGateway(self._make_client(), patience=self._deadline)
         await self._gateway.open()
         try:
-            self._opened = await self._read_layout() or await self._create_layout()
+            self._opened = await open_layout(self._gateway, self._wanted_shards)
         except BaseException:
             await self._gateway.close()
             raise
@@ -165,47 +140,64 @@ class TableStore(CommitStore, IOutboxStore):
     @property
     def store_id(self) -> UUID:
         """Chosen when the store was created, kept in its layout row."""
-        return self._layout[0]
+        return self._layout.store_id
 
     @property
     def shards(self) -> int:
         """How many partitions the streams are spread over."""
-        return self._layout[1]
+        return self._layout.shards
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    @property
+    def _layout(self) -> Layout:
+        if self._opened is None:
+            raise StoreError("this store is not open: use it inside `async with store:`")
+        return self._opened
+
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """One transaction, one request unless it fails. See `ICommitStore.insert`."""
-        partition = partition_of(record.stream, self.shards)
-        rows = commit_rows(record, partition)
-        if outbox:
-            rows.append(outbox_row(record, partition))
-        operations: list[Operation] = [("create", row) for row in rows]
+        partition = self._partition(record.stream)
+        operations = insertion(record, partition, views, outbox=outbox)
         await append(self._gateway, record, partition, operations, deadline=self._deadline)
 
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
-        """One request for each 1,000 commits. See `ICommitStore.read`."""
-        low, high = commits_range(stream, to_version=to_version)
-        return records_of(stream, await self._gateway.query(partition_of(stream, self.shards), low, high))
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
+        """One request for each 1,000 commits, and one more to look for where they begin. See `ICommitStore.read`."""
+        partition = self._partition(stream)
+        return await reading.read_commits(self._gateway, partition, stream, from_version, to_version)
+
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        """One request; to forbid what was carried out takes two. See `ICommitStore.find_command`."""
+        partition = self._partition(stream)
+        if forbid:
+            return await commands.forbid(self._gateway, partition, stream, command_id, deadline=self._deadline)
+        handled = await commands.read(self._gateway, partition, stream, command_id)
+        return None if handled is None else handled.first_version
+
+    async def read_view(self, stream: str, name: str) -> ViewRecord | None:
+        """One request. See `ICommitStore.read_view`."""
+        return await inline.read(self._gateway, self._partition(stream), stream, name)
+
+    async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
+        """One request; False also when nobody knows. See `ICommitStore.write_view`."""
+        return await inline.write(self._gateway, self._partition(stream), stream, view, seen)
+
+    def scan(
+        self, partition: str, aggregate_type: str, *, after: str | None = None
+    ) -> AsyncIterator[Sequence[CommitRecord]]:
+        """One request for each 1,000 rows, and one page of them in memory. See `IStreamSource.scan`."""
+        return reading.scan_streams(self._gateway, partition, aggregate_type, after)
 
     async def unpublished(
         self, stream: str, *, before_version: int, limit: int | None = None
     ) -> Sequence[CommitRecord]:
         """One request when nothing waits, two otherwise. See `ICommitStore.unpublished`."""
-        partition = partition_of(stream, self.shards)
-        low, high = outbox_key(stream, 0), outbox_key(stream, before_version - 1)
-        rows = await self._gateway.query(partition, low, high, limit)
-        if not rows:
-            return ()
-        waiting = {row.get("cid"): first_version_of(row) for row in rows}
-        first, last = min(waiting.values()), max(waiting.values())
-        commits = await self._gateway.query(partition, *commits_range(stream, from_version=first, to_version=last))
-        found = [record for record in records_of(stream, commits) if record.commit_id in waiting]
-        if len(found) != len(rows):
-            raise CorruptStreamError(f"{stream}: between versions {first} and {last} an outbox row has lost its commit")
-        return found
+        return await outbox.unpublished(self._gateway, self._partition(stream), stream, before_version, limit)
 
     async def mark_published(self, record: CommitRecord) -> bool:
         """One request. See `ICommitStore.mark_published`."""
-        return await self._remove_from_outbox(record, [])
+        partition = self._partition(record.stream)
+        return await outbox.remove(self._gateway, partition, record, deadline=self._deadline)
 
     @property
     def partitions(self) -> Sequence[str]:
@@ -214,98 +206,48 @@ class TableStore(CommitStore, IOutboxStore):
 
     async def sweep(self, partition: str) -> Swept:
         """One request for each 1,000 rows. See `IOutboxStore.sweep`."""
-        rows, now = await self._gateway.query_with_time(partition, *SWEEP_RANGE)
-        lease = next((lease_of(row) for row in rows if row["RowKey"] == LEASE_KEY), None)
-        waiting = (outbox_row_of(row, now) for row in rows)
-        return Swept([row for row in waiting if row is not None], lease)
+        return await outbox.sweep(self._gateway, partition)
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """One request. See `IOutboxStore.write_lease`."""
-        row: Row = {"PartitionKey": partition, "RowKey": LEASE_KEY, "owner": owner, "epoch": epoch}
-        try:
-            if seen is None:
-                (tag,) = await self._gateway.submit([("create", row)])
-            else:
-                (tag,) = await self._gateway.submit([replacing(row, seen.tag)])
-        except (RowExistsError, RowMissingError, OutcomeUnknownError):
-            return None  # a lease that may be ours counts as lost: that costs time, never an event
-        return Lease(owner, epoch, tag)
+        return await outbox.write_lease(self._gateway, partition, seen, owner=owner, epoch=epoch)
 
     async def set_aside(self, record: CommitRecord, reason: str) -> None:
-        """One transaction: kind `o` becomes kind `q`. See `IOutboxStore.set_aside`."""
-        row = quarantine_row(record, partition_of(record.stream, self.shards), reason, self.clock())
-        await self._remove_from_outbox(record, [("upsert", row)])
+        """One transaction. See `IOutboxStore.set_aside`."""
+        partition = self._partition(record.stream)
+        await outbox.set_aside(self._gateway, partition, record, reason, self.clock(), deadline=self._deadline)
 
-    async def _remove_from_outbox(self, record: CommitRecord, also: list[Operation]) -> bool:
-        partition = partition_of(record.stream, self.shards)
-        row: Row = {"PartitionKey": partition, "RowKey": outbox_key(record.stream, record.first_version)}
-        asked_before = False
-        with suppress(TimeoutError):
-            # A persist waits for this, and its events are stored: not for as long as a Retry-After may say.
-            async with asyncio.timeout(min(_MARK_SECONDS, self._deadline)):
-                while True:
-                    try:
-                        await self._gateway.submit([("delete", row), *also])
-                    except RowMissingError:
-                        return asked_before  # after a lost answer it was, as far as anybody knows, this call
-                    except OutcomeUnknownError as unknown:
-                        asked_before = True
-                        # With jitter: what failed together must not come back together.
-                        wait = (unknown.retry_after or 0.0) + random.uniform(0, _MARK_PAUSE)  # noqa: S311 - not a secret
-                        await asyncio.sleep(wait)
-                    else:
-                        return True
-        raise StoreUnavailableError(
-            f"{record.stream}: the outbox row of version {record.first_version} could not be removed"
-        )
+    async def read_document(self, collection: str, key: str) -> Document | None:
+        """One request. See `IDocumentStore.read_document`."""
+        check_collection(collection)
+        check_document(key)
+        return await documents.read(self._gateway, collection, key)
 
-    @property
-    def _layout(self) -> tuple[UUID, int]:
-        if self._opened is None:
-            raise StoreError("this store is not open: use it inside `async with store:`")
-        return self._opened
+    async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        """One request. See `IDocumentStore.write_document`."""
+        check_collection(collection)
+        check_document(key, text)
+        return await put(self._gateway, Place.of(collection, key), text, seen, deadline=self._deadline)
 
-    async def _read_layout(self) -> tuple[UUID, int] | None:
-        partition, key = META_KEY
-        try:
-            rows = await self._gateway.query(partition, key, key)
-        except TableMissingError:
-            return None
-        if not rows:
-            return None
-        layout, shards, store_id = rows[0].get("layout"), rows[0].get("shards"), rows[0].get("sid")
-        if layout != LAYOUT:
-            raise StoreMismatchError(f"{self!r} has layout {layout}, this version of esazure reads layout {LAYOUT}")
-        if type(shards) is not int or not _are_shards(shards) or not _UUID.fullmatch(str(store_id)):
-            raise CorruptStreamError(f"{self!r}: its layout row is damaged")
-        if self._wanted_shards not in (None, shards):
-            raise StoreMismatchError(
-                f"{self!r} was created with {shards} shards and cannot be opened with {self._wanted_shards}: "
-                "streams would not be found; leave `shards` out"
-            )
-        return UUID(str(store_id)), shards
+    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+        """One request. See `IDocumentStore.delete_document`."""
+        check_collection(collection)
+        check_document(key)
+        return await put(self._gateway, Place.of(collection, key), None, seen, deadline=self._deadline) is not None
 
-    async def _create_layout(self) -> tuple[UUID, int]:
-        partition, key = META_KEY
-        layout: Row = {
-            "PartitionKey": partition,
-            "RowKey": key,
-            "layout": LAYOUT,
-            "shards": self._wanted_shards or SHARDS,
-            "sid": str(uuid4()),
-        }
-        # What counts is the row that is there in the end: another process may create it at the same moment. The table
-        # itself only when it is missing: who may write rows may not always create tables.
-        with suppress(RowExistsError, OutcomeUnknownError):
-            try:
-                await self._gateway.submit([("create", layout)])
-            except TableMissingError:
-                await self._gateway.create_table()
-                await self._gateway.submit([("create", layout)])
-        created = await self._read_layout()
-        if created is None:
-            raise StoreUnavailableError(f"{self!r} could not be created: try again")
-        return created
+    async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
+        """One request for a small collection. See `IDocumentStore.list_documents`."""
+        check_collection(collection)
+        check_page(limit)
+        return await documents.page(self._gateway, collection, after, limit)
+
+    async def clear_documents(self, collection: str) -> None:
+        """One request for each 1,000 rows to read them, and for each 100 to delete them."""
+        check_collection(collection)
+        await documents.clear(self._gateway, collection, deadline=self._deadline)
+
+    def _partition(self, stream: str) -> str:
+        return partition_of(stream, self.shards)
 
 
 # Reads are repeated by the SDK; its own defaults would wait for minutes. Writes are repeated by `append` alone.
@@ -321,11 +263,7 @@ _CLIENT: Mapping[str, Any] = {
 def _check(table: str, shards: int | None, deadline: float) -> None:
     if _TABLE_NAME.fullmatch(table) is None:
         raise ValueError(f"a table name has 3 to 63 ASCII letters and digits and starts with a letter, not {table!r}")
-    if shards is not None and not _are_shards(shards):
+    if shards is not None and not are_shards(shards):
         raise ValueError(f"shards must be a power of two from 1 to {MAX_SHARDS}, not {shards}")
     if not deadline > 0:
         raise ValueError(f"deadline must be above 0 seconds, not {deadline}")
-
-
-def _are_shards(shards: int) -> bool:
-    return 1 <= shards <= MAX_SHARDS and not shards & (shards - 1)

@@ -143,12 +143,17 @@ def counter_with(*notes: str, id: str | None = None) -> Counter:
     return counter
 
 
-def commit_of(stream: str, first_version: int, *notes: str, metadata: str = "{}") -> CommitRecord:
+def commit_of(
+    stream: str, first_version: int, *notes: str, metadata: str = "{}", command_id: str | None = None
+) -> CommitRecord:
     """A commit as a store gets it: one `Noted` for each text."""
-    return record_of(stream, first_version, [f"Noted {Noted(text=text).model_dump_json()}" for text in notes], metadata)
+    lines = [f"Noted {Noted(text=text).model_dump_json()}" for text in notes]
+    return record_of(stream, first_version, lines, metadata, command_id)
 
 
-def record_of(stream: str, first_version: int, lines: Sequence[str], metadata: str = "{}") -> CommitRecord:
+def record_of(
+    stream: str, first_version: int, lines: Sequence[str], metadata: str = "{}", command_id: str | None = None
+) -> CommitRecord:
     """A commit of these payload lines."""
     return CommitRecord(
         stream=stream,
@@ -158,4 +163,5 @@ def record_of(stream: str, first_version: int, lines: Sequence[str], metadata: s
         occurred_at="2024-02-29T23:59:59.123456+00:00",
         metadata=metadata,
         payload="\n".join(lines),
+        command_id=command_id,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -242,6 +243,7 @@ _ASCII_WITHOUT_ESCAPES = bytes(code for code in range(0x20, 0x7F) if chr(code) n
 _TABLE = bytes(_ASCII_WITHOUT_ESCAPES[byte % len(_ASCII_WITHOUT_ESCAPES)] for byte in range(256))
 
 
+@cache
 def dense(length: int) -> str:
     """Text of at most this many UTF-8 bytes that hardly compresses, of characters of one to four bytes."""
     random = Random(length)  # noqa: S311 - the same on every run is what is wanted

@@ -1,31 +1,27 @@
 """Every call to a store or a broker as a numbered point, and what can go wrong at one.
 
-`FaultyStore` and `FaultyProducer` wrap the real ones; `Faults` counts their calls and does what it was told to. Read
-`_witness.py` next.
+`Faults` counts the calls and does what it was told to. Read `_faulty.py` next: who makes them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
-from uuid import UUID
 
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, as_class
-from esazure.errors import AppendOutcomeUnknownError, DispatchError, StoreUnavailableError
-from esazure.events import Commit, CommitRecord
-from esazure.ports import IEventProducer, IOutboxStore, Lease, Swept
-from esazure.repository import CommitStore, EventsRepository
+from esazure.errors import DispatchError, StoreUnavailableError
 
-A = TypeVar("A", bound=AggregateRoot[Any, Any])
 T = TypeVar("T")
 
-READS = frozenset({"read", "sweep", "unpublished"})
+READS = frozenset(
+    ("read", "scan", "find_command", "read_view", "sweep", "unpublished", "read_document", "list_documents")
+)
+"""Calls which change nothing, however late they arrive."""
+
 _SLOW_TURNS = 50  # of the event loop: whatever runs beside a slow call overtakes it
 
 
@@ -76,7 +72,7 @@ class Point:
     """Counts from 1, over crashes too."""
     method: str
     subject: str
-    """The stream; of `sweep` and `write_lease` the partition."""
+    """The stream; of `sweep` and `write_lease` the partition; of documents `<collection>/<key>`."""
     version: int | None = None
     """The first version of the commit it is about, where it is about one."""
 
@@ -174,131 +170,3 @@ class Faults:
             with suppress(Exception):  # nobody hears this answer
                 await action()
         return len(due)
-
-
-class _NoAnswerError(Exception):
-    """A lease whose outcome nobody knows: the port has no error for that, but None."""
-
-
-class FaultyStore(CommitStore, IOutboxStore):
-    """A store whose every call is a point. Use it in place of the store; opening and closing stay with the store."""
-
-    def __init__(self, store: CommitStore, faults: Faults) -> None:
-        self.clock = store.clock
-        self.aggregate_classes: dict[str, type[AggregateRoot[Any, Any]]] = {}
-        """Those `events` was called for, by stored name: whoever sweeps has to know them."""
-        self._store = store
-        self._faults = faults
-        self._life = faults.life
-
-    def events(self, aggregate_class: Callable[[TId], A], *, outbox: bool = True) -> EventsRepository[A, TId]:
-        """See `CommitStore.events`."""
-        chosen = as_class(aggregate_class)
-        self.aggregate_classes[chosen.aggregate_type] = chosen
-        return super().events(aggregate_class, outbox=outbox)
-
-    @property
-    def store_id(self) -> UUID:
-        """The store's."""
-        return self._store.store_id
-
-    @property
-    def partitions(self) -> Sequence[str]:
-        """The store's."""
-        return outbox_of(self._store).partitions
-
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
-        """A point. See `ICommitStore.insert`."""
-        await self._faults.call(
-            self._life,
-            ("insert", record.stream, record.first_version),
-            lambda: self._store.insert(record, outbox=outbox),
-            silence=AppendOutcomeUnknownError(
-                record.stream, expected=record.expected_version, commit_id=record.commit_id
-            ),
-        )
-
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
-        """A point. See `ICommitStore.read`."""
-        return await self._call("read", stream, None, lambda: self._store.read(stream, to_version=to_version))
-
-    async def unpublished(
-        self, stream: str, *, before_version: int, limit: int | None = None
-    ) -> Sequence[CommitRecord]:
-        """A point. See `ICommitStore.unpublished`."""
-        return await self._call(
-            "unpublished",
-            stream,
-            None,
-            lambda: self._store.unpublished(stream, before_version=before_version, limit=limit),
-        )
-
-    async def mark_published(self, record: CommitRecord) -> bool:
-        """A point. See `ICommitStore.mark_published`."""
-        return await self._call(
-            "mark_published", record.stream, record.first_version, lambda: self._store.mark_published(record)
-        )
-
-    async def sweep(self, partition: str) -> Swept:
-        """A point. See `IOutboxStore.sweep`."""
-        return await self._call("sweep", partition, None, lambda: outbox_of(self._store).sweep(partition))
-
-    async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
-        """A point. See `IOutboxStore.write_lease`; without an answer it is None, as the port says."""
-        try:
-            return await self._faults.call(
-                self._life,
-                ("write_lease", partition, None),
-                lambda: outbox_of(self._store).write_lease(partition, seen, owner=owner, epoch=epoch),
-                silence=_NoAnswerError(),
-            )
-        except _NoAnswerError:
-            return None
-
-    async def set_aside(self, record: CommitRecord, reason: str) -> None:
-        """A point. See `IOutboxStore.set_aside`."""
-        await self._call(
-            "set_aside", record.stream, record.first_version, lambda: outbox_of(self._store).set_aside(record, reason)
-        )
-
-    async def _call(self, method: str, subject: str, version: int | None, action: Callable[[], Awaitable[T]]) -> T:
-        silence = StoreUnavailableError(f"{method} of {subject}: no answer")
-        return await self._faults.call(self._life, (method, subject, version), action, silence=silence)
-
-
-class FaultyProducer(IEventProducer):
-    """A producer whose every dispatch is a point."""
-
-    def __init__(self, producer: IEventProducer, faults: Faults) -> None:
-        self._producer = producer
-        self._faults = faults
-        self._life = faults.life
-
-    def check(self, commit: Commit[Any]) -> None:
-        """The producer's own: no I/O, so no point."""
-        self._producer.check(commit)
-
-    async def dispatch(self, commit: Commit[Any]) -> None:
-        """A point. See `IEventProducer.dispatch`."""
-        await self._faults.call(
-            self._life,
-            ("dispatch", commit.stream, commit.first_version),
-            lambda: self._producer.dispatch(commit),
-            silence=DispatchError(f"{commit.stream}: no answer"),
-        )
-
-
-def has_outbox(store: CommitStore) -> bool:
-    """Whether relays can work on it: a protocol cannot be asked."""
-    return hasattr(store, "sweep")
-
-
-def outbox_of(store: CommitStore) -> IOutboxStore:
-    """The store as relays see it.
-
-    Raises:
-        TypeError: it is an `ICommitStore` and no more.
-    """
-    if not has_outbox(store):
-        raise TypeError(f"{type(store).__name__} is no IOutboxStore: no relay can work on it")
-    return cast("IOutboxStore", store)

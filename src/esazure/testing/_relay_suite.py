@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from esazure.events import CommitRecord
 from esazure.keys import stream_name
 from esazure.ports import IOutboxStore, Lease, OutboxRow
+from esazure.testing._binding import StoreBinding
 from esazure.testing._counter import commit_of, fresh_id
 
 _GROWS_WITHIN = 5.0
@@ -21,12 +21,8 @@ _ONE_SECOND = 1.0
 
 
 @pytest.mark.asyncio
-class RelayPromises:
+class RelayPromises(StoreBinding):
     """Uses the fixture `store`; a `CommitStore` that no relay can work on is left out."""
-
-    def another(self, store: Any) -> AbstractAsyncContextManager[IOutboxStore]:  # noqa: ARG002 - for bindings
-        """The binding's: the same store opened once more, as by another process."""
-        pytest.skip("this binding cannot open its store a second time")
 
     @pytest.fixture
     def waiting(self, store: Any) -> IOutboxStore:

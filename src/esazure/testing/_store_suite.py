@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -11,15 +10,15 @@ from uuid import UUID
 import pytest
 
 from esazure.errors import ConcurrencyError, CorruptStreamError, UnknownEventTypeError
-from esazure.events import CommitRecord
 from esazure.keys import stream_name
 from esazure.repository import CommitStore
+from esazure.testing._binding import StoreBinding
 from esazure.testing._counter import Counter, commit_of, counter_with, fresh_id, record_of
 from esazure.testing._repository_suite import MakesRepositories
 
 
 @pytest.mark.asyncio
-class StorePromises:
+class StorePromises(StoreBinding):
     """A binding gives `store`; the rest follows, and `overwrite` and `remove` let damage be tested."""
 
     @pytest.fixture
@@ -31,19 +30,6 @@ class StorePromises:
     def events(self, store: CommitStore) -> MakesRepositories:
         """Repositories over `store`."""
         return store.events
-
-    async def overwrite(self, store: Any, record: CommitRecord) -> None:  # noqa: ARG002 - for bindings
-        """The binding's: put `record`, whatever it says, where a commit with its stream and first version is stored."""
-        pytest.skip("this binding cannot overwrite a stored commit")
-
-    async def remove(self, store: Any, record: CommitRecord) -> None:  # noqa: ARG002 - for bindings
-        """The binding's: take this commit out of its stream and leave everything else."""
-        pytest.skip("this binding cannot remove a stored commit")
-
-    async def fill(self, store: CommitStore, records: Sequence[CommitRecord]) -> None:
-        """Store many commits of one stream, oldest first. A binding may override it with something faster."""
-        for record in records:
-            await store.insert(record, outbox=False)
 
     @pytest.fixture
     def stream(self) -> str:
@@ -60,6 +46,7 @@ class StorePromises:
     async def test_an_unknown_stream_is_empty(self, store: CommitStore, stream: str) -> None:
         assert list(await store.read(stream)) == []
         assert list(await store.read(stream, to_version=5)) == []
+        assert list(await store.read(stream, from_version=5)) == []
         assert list(await store.unpublished(stream, before_version=5)) == []
 
     async def test_reading_to_a_version_gives_the_commits_that_begin_by_then(
@@ -69,6 +56,25 @@ class StorePromises:
         await self.fill(store, commits)
         for to_version, count in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 3)):
             assert list(await store.read(stream, to_version=to_version)) == commits[:count]
+
+    async def test_reading_from_a_version_gives_the_commits_that_end_there_or_later(
+        self, store: CommitStore, stream: str
+    ) -> None:
+        commits = [commit_of(stream, 1, "a"), commit_of(stream, 2, "b", "c", "d"), commit_of(stream, 5, "e")]
+        await self.fill(store, commits)
+        for from_version, gone in ((-1, 0), (0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (6, 3), (10**9, 3)):
+            assert list(await store.read(stream, from_version=from_version)) == commits[gone:]
+
+    async def test_reading_between_versions_gives_the_commits_that_touch_them(
+        self, store: CommitStore, stream: str
+    ) -> None:
+        counts = (1, 3, 1, 2, 12, 1)
+        commits = [commit_of(stream, 1 + sum(counts[:i]), *["x"] * count) for i, count in enumerate(counts)]
+        await self.fill(store, commits)
+        for first in range(1, 22):
+            for last in range(first, 22):
+                expected = [each for each in commits if each.last_version >= first and each.first_version <= last]
+                assert list(await store.read(stream, from_version=first, to_version=last)) == expected
 
     async def test_inserting_the_same_commit_again_is_one_commit(self, store: CommitStore, stream: str) -> None:
         commit = commit_of(stream, 1, "a", "b")
@@ -184,6 +190,8 @@ class StorePromises:
         await self.fill(store, commits)
         assert list(await store.read(stream)) == commits
         assert list(await store.read(stream, to_version=1_500)) == commits[:1_500]
+        assert list(await store.read(stream, from_version=1_501)) == commits[1_500:]
+        assert list(await store.read(stream, from_version=1_490, to_version=1_500)) == commits[1_489:1_500]
 
     async def test_the_store_id_stays(self, store: CommitStore) -> None:
         before = store.store_id

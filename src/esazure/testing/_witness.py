@@ -1,137 +1,27 @@
-"""What really reached a store and a broker, and whether that is as promised.
+"""Between the faults and the real things: tells a witness what was carried out, and not what the caller heard.
 
-Sits below the faults, so it sees what was carried out and not what the caller heard. Read `faults.py` next.
+Read `faults.py` next.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from esazure.errors import ConcurrencyError, EsAzureError
+from esazure.documents import Document, DocumentPage
+from esazure.errors import CommandHandledError, ConcurrencyError
 from esazure.events import Commit, CommitRecord
-from esazure.integration import IntegrationMessage
-from esazure.keys import MAX_VERSION
-from esazure.ports import IEventProducer, IOutboxStore, Lease, Swept
+from esazure.ports import IEventProducer, Lease, Swept, ViewRecord
 from esazure.repository import CommitStore
-from esazure.testing._points import outbox_of
+from esazure.store import Store
+from esazure.testing._evidence import Witness
+from esazure.testing._faulty import documents_of, outbox_of, source_of
+
+__all__ = ["Witness", "WitnessedProducer", "WitnessedStore"]
 
 
-class Witness:
-    """Notes what one store and one broker were asked and what they answered."""
-
-    def __init__(self) -> None:
-        self.streams: dict[str, None] = {}
-        """Those that were written to, in order."""
-        self._with_outbox: set[str] = set()
-        self._acknowledged: dict[str, CommitRecord] = {}
-        self._refused: dict[str, CommitRecord] = {}
-        self._set_aside: set[str] = set()
-        self._published: list[CommitRecord] = []
-        self._seen: dict[tuple[str, int], CommitRecord] = {}
-        self._changed: list[str] = []
-
-    def inserting(self, record: CommitRecord, *, outbox: bool) -> None:
-        """Somebody tries to store this."""
-        self.streams[record.stream] = None
-        if outbox:
-            self._with_outbox.add(record.commit_id)
-
-    def inserted(self, record: CommitRecord) -> None:
-        """The store says that it is stored."""
-        self._acknowledged[record.commit_id] = record
-
-    def conflicted(self, record: CommitRecord) -> None:
-        """The store says that it is not, and never will be."""
-        self._refused[record.commit_id] = record
-
-    def set_aside(self, record: CommitRecord) -> None:
-        """The store says that it is in quarantine."""
-        self._set_aside.add(record.commit_id)
-
-    def published(self, record: CommitRecord) -> None:
-        """The broker says that it has it."""
-        self._published.append(record)
-
-    def read(self, records: Iterable[CommitRecord]) -> None:
-        """The store says that these are there."""
-        for record in records:
-            if self._seen.setdefault((record.stream, record.first_version), record) != record:
-                self._changed.append(f"{_name(record)} is not what was read there before")
-
-    async def violations(self, store: CommitStore, messages: Sequence[IntegrationMessage]) -> list[str]:
-        """Every broken promise, once everything has settled and the outbox was swept."""
-        found: list[str] = []
-        for stream in self.streams:
-            try:
-                stored = await store.read(stream)
-                waiting = await store.unpublished(stream, before_version=MAX_VERSION)
-            except EsAzureError as error:
-                found.append(f"{stream} cannot be read: {type(error).__name__}: {error}")
-                continue
-            self.read(stored)
-            found += _gaps(stored)
-            found += self._wrong_answers(stream, stored)
-            found += self._wrong_publications(stream, stored)
-            found += [f"{_name(record)} still has its outbox row after a sweep" for record in waiting]
-        return [*found, *self._changed, *_wrong_messages(messages)]
-
-    def _wrong_answers(self, stream: str, stored: Sequence[CommitRecord]) -> Iterator[str]:
-        times = Counter(record.commit_id for record in stored)
-        for record in self._acknowledged.values():
-            if record.stream == stream and times[record.commit_id] != 1:
-                yield f"{_name(record)} was acknowledged, and is stored {times[record.commit_id]} times"
-        for record in self._refused.values():
-            if record.stream == stream and times[record.commit_id]:
-                yield f"{_name(record)} was refused with a conflict, and is stored"
-
-    def _wrong_publications(self, stream: str, stored: Sequence[CommitRecord]) -> Iterator[str]:
-        firsts = {record.commit_id: record for record in reversed(self._published) if record.stream == stream}
-        in_order = [
-            firsts[each] for each in dict.fromkeys(record.commit_id for record in self._published) if each in firsts
-        ]
-        owed = [record for record in stored if record.commit_id in self._with_outbox - self._set_aside]
-        for record in owed:
-            if record.commit_id not in firsts:
-                yield f"{_name(record)} is stored with an outbox row, and was never published"
-        last = 0
-        for record in in_order:
-            if record not in stored:
-                yield f"{_name(record)} was published, and is not stored"
-            elif record.commit_id in self._with_outbox:
-                if record.first_version <= last:
-                    yield f"{_name(record)} was first published after version {last}"
-                last = max(last, record.last_version)
-
-
-def _gaps(stored: Sequence[CommitRecord]) -> Iterator[str]:
-    version = 0
-    for record in stored:
-        if record.first_version != version + 1:
-            yield f"{record.stream}: after version {version} comes {record.first_version}"
-        version = record.last_version
-
-
-def _wrong_messages(messages: Sequence[IntegrationMessage]) -> Iterator[str]:
-    by_event: dict[tuple[str, str, str], IntegrationMessage] = {}
-    by_id: dict[str, IntegrationMessage] = {}
-    for message in messages:
-        properties = message.properties
-        event = properties["aggregate_type"], properties["aggregate"], properties["version"]
-        name = f"the message of {'.'.join(event[:2])} at version {event[2]}"
-        if by_event.setdefault(event, message) != message:
-            yield f"{name} was sent in two forms"
-        elif by_id.setdefault(message.message_id, message) != message:
-            yield f"{name} has the id of another event's message"
-
-
-def _name(record: CommitRecord) -> str:
-    return f"{record.stream}: the commit at version {record.first_version}"
-
-
-class WitnessedStore(CommitStore, IOutboxStore):
+class WitnessedStore(Store):
     """A store that tells a witness."""
 
     def __init__(self, store: CommitStore, witness: Witness) -> None:
@@ -149,21 +39,46 @@ class WitnessedStore(CommitStore, IOutboxStore):
         """The store's."""
         return outbox_of(self._store).partitions
 
-    async def insert(self, record: CommitRecord, *, outbox: bool) -> None:
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """Noted before and after."""
-        self._witness.inserting(record, outbox=outbox)
+        self._witness.inserting(record, outbox=outbox, views=views)
         try:
-            await self._store.insert(record, outbox=outbox)
-        except ConcurrencyError:
+            await self._store.insert(record, outbox=outbox, views=views)
+        except (ConcurrencyError, CommandHandledError):
             self._witness.conflicted(record)
             raise
         self._witness.inserted(record)
 
-    async def read(self, stream: str, *, to_version: int | None = None) -> Sequence[CommitRecord]:
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
         """Noted."""
-        records = await self._store.read(stream, to_version=to_version)
+        records = await self._store.read(stream, from_version=from_version, to_version=to_version)
         self._witness.read(records)
         return records
+
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        """Noted if it forbids."""
+        first_version = await self._store.find_command(stream, command_id, forbid=forbid)
+        if forbid and first_version is None:
+            self._witness.forbade(stream, command_id)
+        return first_version
+
+    async def read_view(self, stream: str, name: str) -> ViewRecord | None:
+        """Passed on."""
+        return await self._store.read_view(stream, name)
+
+    async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
+        """Passed on."""
+        return await self._store.write_view(stream, view, seen=seen)
+
+    async def scan(
+        self, partition: str, aggregate_type: str, *, after: str | None = None
+    ) -> AsyncIterator[Sequence[CommitRecord]]:
+        """Noted."""
+        async for records in source_of(self._store).scan(partition, aggregate_type, after=after):
+            self._witness.read(records)
+            yield records
 
     async def unpublished(
         self, stream: str, *, before_version: int, limit: int | None = None
@@ -189,6 +104,43 @@ class WitnessedStore(CommitStore, IOutboxStore):
         """Noted."""
         await outbox_of(self._store).set_aside(record, reason)
         self._witness.set_aside(record)
+
+    async def read_document(self, collection: str, key: str) -> Document | None:
+        """Passed on."""
+        return await documents_of(self._store).read_document(collection, key)
+
+    async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        """Noted."""
+        try:
+            tag = await documents_of(self._store).write_document(collection, key, text, seen=seen)
+        except BaseException:
+            self._witness.lost_sight(collection, key)
+            raise
+        if tag is not None:
+            self._witness.wrote(collection, key, seen=seen, tag=tag)
+        return tag
+
+    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+        """Noted."""
+        try:
+            deleted = await documents_of(self._store).delete_document(collection, key, seen=seen)
+        except BaseException:
+            self._witness.lost_sight(collection, key)
+            raise
+        if deleted:
+            self._witness.wrote(collection, key, seen=seen, tag=None)
+        return deleted
+
+    async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
+        """Passed on."""
+        return await documents_of(self._store).list_documents(collection, after=after, limit=limit)
+
+    async def clear_documents(self, collection: str) -> None:
+        """Noted."""
+        try:
+            await documents_of(self._store).clear_documents(collection)
+        finally:
+            self._witness.cleared(collection)
 
 
 class WitnessedProducer(IEventProducer):

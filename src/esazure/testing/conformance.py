@@ -19,33 +19,55 @@ from __future__ import annotations
 import pytest
 
 # Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
-for _name in ("repository", "outbox", "content", "store", "relay", "producer"):
+for _name in (
+    *("repository", "command", "outbox", "content", "store", "view"),
+    *("scan", "document", "listing", "relay", "producer"),
+):
     pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
 
-from esazure.testing._content_suite import ContentPromises  # noqa: E402 - see above
+from esazure.testing._command_suite import CommandPromises, CommandStorePromises  # noqa: E402 - see above
+from esazure.testing._content_suite import ContentPromises  # noqa: E402
 from esazure.testing._counter import Counter  # noqa: E402
+from esazure.testing._document_suite import DocumentPromises  # noqa: E402
+from esazure.testing._listing_suite import ListingPromises  # noqa: E402
 from esazure.testing._outbox_suite import OutboxPromises  # noqa: E402
 from esazure.testing._producer_suite import Broker, EventProducerConformance  # noqa: E402
 from esazure.testing._relay_suite import RelayPromises  # noqa: E402
 from esazure.testing._repository_suite import MakesRepositories, StreamPromises  # noqa: E402
+from esazure.testing._scan_suite import ScanPromises  # noqa: E402
 from esazure.testing._store_suite import StorePromises  # noqa: E402
+from esazure.testing._view_suite import ViewPromises  # noqa: E402
 
 __all__ = [
     "Broker",
     "CommitStoreConformance",
     "Counter",
+    "DocumentStoreConformance",
     "EventProducerConformance",
     "EventsRepositoryConformance",
     "MakesRepositories",
 ]
 
 
-class EventsRepositoryConformance(StreamPromises, OutboxPromises, ContentPromises):
+class EventsRepositoryConformance(StreamPromises, CommandPromises, OutboxPromises, ContentPromises):
     """For a repository that is not built on a `CommitStore`: bind the fixture `events`."""
 
 
-class CommitStoreConformance(StorePromises, RelayPromises, EventsRepositoryConformance):
+class DocumentStoreConformance(DocumentPromises, ListingPromises):
+    """For an `IDocumentStore` that keeps no streams: bind the fixture `documents`; optionally `another`."""
+
+
+class CommitStoreConformance(
+    StorePromises,
+    CommandStorePromises,
+    ViewPromises,
+    ScanPromises,
+    DocumentStoreConformance,
+    RelayPromises,
+    EventsRepositoryConformance,
+):
     """For a `CommitStore`: bind the fixture `store`; optionally `overwrite`, `remove`, `fill` and `another`.
 
-    What a relay needs is tested when the store is an `IOutboxStore`.
+    What a relay needs is tested when the store is an `IOutboxStore`, what reads all streams when it is an
+    `IStreamSource`, documents when it is an `IDocumentStore`.
     """

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, TId
@@ -23,19 +24,10 @@ from esazure.keys import MAX_VERSION, split_stream_name
 from esazure.memory import InMemoryEventProducer, InMemoryStore
 from esazure.relay import Alert, OutboxRelay
 from esazure.repository import CommitStore, EventsRepository
-from esazure.testing._points import (
-    READS,
-    Crash,
-    Fault,
-    Faults,
-    FaultyProducer,
-    FaultyStore,
-    Kind,
-    Point,
-    has_outbox,
-    outbox_of,
-)
-from esazure.testing._witness import Witness, WitnessedProducer, WitnessedStore
+from esazure.testing._evidence import Witness
+from esazure.testing._faulty import FaultyProducer, FaultyStore, has_outbox, outbox_of
+from esazure.testing._points import READS, Crash, Fault, Faults, Kind, Point
+from esazure.testing._witness import WitnessedProducer, WitnessedStore
 
 __all__ = [
     "Crash",
@@ -65,14 +57,20 @@ class World:
 
     def __init__(self, store: FaultyStore, producer: FaultyProducer, broker: InMemoryEventProducer) -> None:
         self.store = store
-        """For what needs a whole store, such as an `OutboxRelay`."""
+        """For what needs a whole store: `views`, `unique_values`, an `OutboxRelay`, the positions of a consumer."""
         self.producer = producer
         """For an `EventsService` or a relay."""
         self._broker = broker
 
-    def events(self, aggregate_class: Callable[[TId], A], *, outbox: bool = True) -> EventsRepository[A, TId]:
+    def events(
+        self,
+        aggregate_class: Callable[[TId], A],
+        *,
+        outbox: bool = True,
+        views: Sequence[Callable[[A], BaseModel]] = (),
+    ) -> EventsRepository[A, TId]:
         """The repository of one aggregate class. See `CommitStore.events`."""
-        return self.store.events(aggregate_class, outbox=outbox)
+        return self.store.events(aggregate_class, outbox=outbox, views=views)
 
     @property
     def messages(self) -> Sequence[IntegrationMessage]:
@@ -108,6 +106,8 @@ async def crash_everywhere(
     * every acknowledged commit is stored exactly once; what met a conflict is not stored
     * every commit stored with an outbox row was published; none was published that is not stored
     * commits were first published in version order; the same event was always the same message
+    * no command was carried out twice, or after it was forbidden; an inline view is as of the last commit
+    * no document was written over one that its writer had not seen
 
     Args:
         handler: gets everything it works with from its `World`, and makes the same calls each time it starts anew.

@@ -1,0 +1,1 @@
+"""The bank as an Azure Functions app. Read `function_app.py`."""

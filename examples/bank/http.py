@@ -1,0 +1,200 @@
+"""The bank over HTTP. Open /docs in a browser; `problems.py` says how refusals are said.
+
+What changes something takes an `Idempotency-Key`: the command's id. Sent again with the same key, it happens once and
+answers the same. Its answer has a `Version-Token`: a GET with `?after=<token>` waits until the view shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Annotated, Any
+from uuid import UUID, uuid4, uuid5
+
+from fastapi import APIRouter, FastAPI, Header, Query, Response
+from typing_extensions import TypeVar
+
+from bank.commands import CreateCustomer, Deposit, EmailAddress, Name, OpenAccount, Payment, Withdraw
+from bank.domain import Account, Currency, Customer, Money
+from bank.problems import PROBLEMS, add_problems
+from bank.system import BankSystem
+from bank.views import AccountCard, AccountDetails, CustomerItem, View, account_card
+from esazure import AggregateNotFoundError, AggregateRoot
+from esazure.aggregate import token_of
+from esazure.commands import Command
+from esazure.errors import InvalidCommandError
+from esazure.keys import split_stream_name
+from esazure.views import Views
+
+TOKEN = "Version-Token"  # noqa: S105 - not that kind of token
+
+V = TypeVar("V", bound=View)
+
+_WHAT = "Chosen by you, such as a UUID. Sent again with the same key, a command happens once and answers the same."
+Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=256, description=_WHAT)]
+KeyIfAny = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=256, description=_WHAT)]
+After = Annotated[str | None, Query(description="A Version-Token: waits until what it stands for is shown.")]
+
+# An id is made from the key, so that a repeat finds what the first attempt made, also after a crash.
+_CUSTOMERS = UUID("5b3a3b0e-9d5c-4c55-8f5d-0a5b6b1e6a01")
+_ACCOUNTS = UUID("5b3a3b0e-9d5c-4c55-8f5d-0a5b6b1e6a02")
+
+
+class NewCustomer(Command):
+    first_name: Name
+    last_name: Name
+    email: EmailAddress
+
+
+class NewAccount(Command):
+    customer_id: UUID
+    currency: Currency
+
+
+class Created(View):
+    id: UUID
+
+
+class CustomerPage(View):
+    customers: list[CustomerItem]
+    next: str | None
+    """Give it as `page` to get the next ones."""
+
+
+class AccountLine(View):
+    id: UUID
+    balance: Money
+
+
+class CustomerAnswer(View):
+    id: UUID
+    first_name: str
+    last_name: str
+    email: str
+    accounts: list[AccountLine]
+    total_balance: Money
+
+
+def create_app(system: BankSystem) -> FastAPI:
+    """The bank as an ASGI application."""
+    app = FastAPI(title="Bank", description=__doc__ or "", responses=PROBLEMS)
+    add_problems(app)
+    app.include_router(_customers(system))
+    app.include_router(_accounts(system))
+    return app
+
+
+def _customers(system: BankSystem) -> APIRouter:
+    routes, bank, views = APIRouter(prefix="/customers", tags=["customers"]), system.bank, system.views
+
+    @routes.get("")
+    async def list_customers(
+        page: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: After = None
+    ) -> CustomerPage:
+        if after is not None:
+            with _refusing("after"):
+                kind, aggregate_id = split_stream_name(after.rpartition("@")[0])
+                if kind == Customer.aggregate_type:  # the archive shows nothing of accounts
+                    await views.archive.wait_for(aggregate_id, after)
+        with _refusing("page"):
+            found = await views.archive.list(after=page, limit=limit)
+        return CustomerPage(customers=list(found.views), next=found.next)
+
+    @routes.post("", status_code=201)
+    async def create_customer(new: NewCustomer, response: Response, key: KeyIfAny = None) -> Created:
+        key = key or str(uuid4())
+        command = CreateCustomer(
+            command_id=key,
+            customer_id=uuid5(_CUSTOMERS, key),
+            first_name=new.first_name,
+            last_name=new.last_name,
+            email=new.email,
+        )
+        commit = await bank.create_customer(command)
+        response.headers.update({"Location": f"/customers/{command.customer_id}", TOKEN: commit.token})
+        return Created(id=command.customer_id)
+
+    @routes.get("/{id}")
+    async def get_customer(id: UUID, currency: Currency = Currency.EUR, after: After = None) -> CustomerAnswer:
+        customer = await _shown(views.customers, id, after, bank.customers.rehydrate)
+        return CustomerAnswer(
+            id=customer.id,
+            first_name=customer.first_name,
+            last_name=customer.last_name,
+            email=customer.email,
+            accounts=[AccountLine(id=account, balance=balance) for account, balance in customer.accounts.items()],
+            total_balance=customer.total(currency, bank.converter),
+        )
+
+    return routes
+
+
+def _accounts(system: BankSystem) -> APIRouter:
+    routes, bank, views = APIRouter(prefix="/accounts", tags=["accounts"]), system.bank, system.views
+
+    @routes.post("", status_code=201)
+    async def open_account(new: NewAccount, response: Response, key: KeyIfAny = None) -> Created:
+        key = key or str(uuid4())
+        command = OpenAccount(
+            command_id=key, account_id=uuid5(_ACCOUNTS, key), customer_id=new.customer_id, currency=new.currency
+        )
+        commit = await bank.open_account(command)
+        response.headers.update({"Location": f"/accounts/{command.account_id}", TOKEN: commit.token})
+        return Created(id=command.account_id)
+
+    @routes.get("/{id}")
+    async def get_account(id: UUID, after: After = None) -> AccountDetails:
+        return await _shown(views.accounts, id, after, bank.accounts.rehydrate)
+
+    @routes.get("/{id}/balance")
+    async def get_balance(id: UUID) -> AccountCard:
+        """Never behind: it is stored with the events."""
+        card = await system.cards.get(id)
+        if card is None:
+            raise AggregateNotFoundError(f"Account.{id}")
+        return card
+
+    @routes.put("/{id}/deposit")
+    async def deposit(id: UUID, money: Payment, key: Key, response: Response) -> AccountCard:
+        return _moved(await bank.deposit(Deposit(command_id=key, account_id=id, money=money)), response)
+
+    @routes.put("/{id}/withdraw")
+    async def withdraw(id: UUID, money: Payment, key: Key, response: Response) -> AccountCard:
+        return _moved(await bank.withdraw(Withdraw(command_id=key, account_id=id, money=money)), response)
+
+    return routes
+
+
+def _moved(account: Account, response: Response) -> AccountCard:
+    response.headers[TOKEN] = token_of(account)
+    return account_card(account)
+
+
+async def _shown(
+    views: Views[V], id: UUID, after: str | None, load: Callable[[UUID], Awaitable[AggregateRoot[Any]]]
+) -> V:
+    """The view, at least as new as `after`. What exists and is not shown yet is waited for: 404 is never a delay.
+
+    Raises:
+        AggregateNotFoundError: there is no such thing.
+        ViewBehindError: the view does not show it in time.
+    """
+    view = await views.get(id)
+    if view is None:
+        stored = await load(id)  # or there is nothing to wait for
+        after = after or token_of(stored)
+    if after is not None:
+        with _refusing("after"):
+            view = await views.wait_for(id, after)
+    if view is None:
+        raise AggregateNotFoundError(str(id))
+    return view
+
+
+@contextmanager
+def _refusing(field: str) -> Generator[None]:
+    """What esazure calls a ValueError is a field error here."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidCommandError([(field, str(error))]) from None

@@ -1,0 +1,180 @@
+"""The SQL of streams, commands and inline views: functions that run in a worker's thread, on its connection.
+
+The calls of `ICommitStore` and `IStreamSource`, one transaction each. Read `outbox.py` next.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from uuid import uuid4
+
+from esazure.errors import (
+    AppendOutcomeUnknownError,
+    CommandHandledError,
+    ConcurrencyError,
+    CorruptStreamError,
+    StoreUnavailableError,
+)
+from esazure.events import CommitRecord
+from esazure.keys import encode_part
+from esazure.ports import ViewRecord
+from esazure.sqlite.transactions import fetch, transaction, without_fsync
+
+SELECT = "SELECT first_version, count, commit_id, occurred_at, metadata, payload, command_id FROM"
+"""What `records` understands."""
+
+_KINDS = {(int, int, str, str, str, str, kind) for kind in (str, type(None))}
+_FIRST = "coalesce((SELECT max(first_version) FROM commits WHERE stream = ? AND first_version <= ?), 0)"
+_READ = f"{SELECT} commits WHERE stream = ? AND first_version >= {_FIRST} ORDER BY first_version"
+_READ_TO = (
+    f"{SELECT} commits WHERE stream = ? AND first_version >= {_FIRST} AND first_version <= ? ORDER BY first_version"
+)
+_COMMAND = "SELECT first_version FROM commits WHERE stream = ? AND command_id = ?"
+_VIEW = "SELECT shape, version, text, tag FROM views WHERE stream = ? AND name = ?"
+# From name to name, and not through all rows of each.
+_STREAMS = """
+    WITH RECURSIVE streams (name) AS (
+        SELECT min(stream) FROM commits WHERE stream > ?1 AND stream < ?2
+        UNION ALL SELECT (SELECT min(stream) FROM commits WHERE stream > name AND stream < ?2) FROM streams
+        WHERE name IS NOT NULL)
+    SELECT name FROM streams WHERE name IS NOT NULL LIMIT ?3"""
+_STREAMS_AT_ONCE = 100
+_CHARACTERS_AT_ONCE = 1_000_000
+"""After which a batch of streams ends: loads wait behind it."""
+
+
+def insert(db: sqlite3.Connection, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord]) -> None:
+    """Store the commit; its outbox row and its views with it."""
+    key = record.stream, record.first_version
+    in_doubt = AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
+    with transaction(db, in_doubt=in_doubt):
+        version = _version(db, record.stream)
+        if version != record.expected_version:
+            stored = db.execute("SELECT commit_id FROM commits WHERE stream = ? AND first_version = ?", key).fetchone()
+            if stored == (record.commit_id,):
+                return
+        if record.command_id is not None:
+            _check_command(db, record.stream, record.command_id)
+        if version != record.expected_version:
+            raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
+        values = record.count, record.commit_id, record.occurred_at, record.command_id, record.metadata, record.payload
+        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, *values))
+        if outbox:
+            db.execute("INSERT INTO outbox VALUES (?, ?, julianday('now'))", key)
+        for view in views:
+            row = record.stream, view.name, view.shape, view.version, uuid4().hex, view.text
+            db.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def _version(db: sqlite3.Connection, stream: str) -> int:
+    query = "SELECT first_version, count FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1"
+    first_version, count = db.execute(query, (stream,)).fetchone() or (1, 0)
+    if type(first_version) is not int or type(count) is not int:
+        raise CorruptStreamError(f"{stream}: the row of its last version is damaged")
+    return first_version + count - 1
+
+
+def _check_command(db: sqlite3.Connection, stream: str, command_id: str) -> None:
+    first_version = find_command(db, stream, command_id)
+    forbidden = "SELECT 1 FROM forbidden WHERE stream = ? AND command_id = ?"
+    if first_version is not None or db.execute(forbidden, (stream, command_id)).fetchone() is not None:
+        raise CommandHandledError(stream, first_version)
+
+
+def find_command(db: sqlite3.Connection, stream: str, command_id: str) -> int | None:
+    """Where the commit of a command begins."""
+    for (first_version,) in fetch(
+        db, _COMMAND, (stream, command_id), {(int,)}, lambda _: f"{stream}: the row of a command is damaged"
+    ):
+        return int(first_version)
+    return None
+
+
+def forbid_command(db: sqlite3.Connection, stream: str, command_id: str) -> int | None:
+    """The same; and when there is none, no commit will ever get in with it."""
+    in_doubt = StoreUnavailableError(f"{stream}: it is unknown whether a command was forbidden: ask again")
+    with transaction(db, in_doubt=in_doubt):
+        first_version = find_command(db, stream, command_id)
+        if first_version is None:
+            db.execute("INSERT OR IGNORE INTO forbidden VALUES (?, ?)", (stream, command_id))
+    return first_version
+
+
+def read(db: sqlite3.Connection, stream: str, from_version: int, to_version: int | None) -> list[CommitRecord]:
+    """The commits of a stream without a gap, oldest first."""
+    # From the last one that begins by then, even if it ends before: only so a gap behind it is seen.
+    until = () if to_version is None else (to_version,)
+    before = max(from_version, 1) - 1
+    found = records(db, _READ_TO if until else _READ, (stream, stream, from_version, *until), before)
+    version = min(found[0].first_version - 1, before) if found else before
+    for record in found:
+        if record.first_version != version + 1:
+            raise CorruptStreamError(
+                f"{stream}: after version {version} comes {record.first_version}: rows were removed"
+            )
+        version = record.last_version
+    return [record for record in found if record.last_version >= from_version]
+
+
+def records(
+    db: sqlite3.Connection, query: str, parameters: tuple[str, *tuple[str | int, ...]], before: int = 0
+) -> list[CommitRecord]:
+    """The commits a query of `SELECT` finds behind version `before`; the stream is its first parameter."""
+    stream = parameters[0]
+
+    def damaged(rows: Sequence[tuple[int, int]]) -> str:
+        return f"{stream}: the row after version {rows[-1][0] + rows[-1][1] - 1 if rows else before} is damaged"
+
+    return [
+        CommitRecord(stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id)
+        for first_version, count, commit_id, occurred_at, metadata, payload, command_id in fetch(
+            db, query, parameters, _KINDS, damaged
+        )
+    ]
+
+
+def scan(db: sqlite3.Connection, aggregate_type: str, after: str | None) -> list[list[CommitRecord]]:
+    """The next streams of a type, each whole; none when there are no more."""
+    beginning = encode_part(aggregate_type)
+    bounds = max(after or "", f"{beginning}."), f"{beginning}/"  # which is the character after the dot
+    found: list[list[CommitRecord]] = []
+    characters = 0
+    for (stream,) in db.execute(_STREAMS, (*bounds, _STREAMS_AT_ONCE)).fetchall():
+        try:
+            found.append(read(db, stream, 1, None))
+        except CorruptStreamError:
+            if not found:
+                raise
+            break  # first those before it; it is met again
+        characters += sum(len(record.payload) for record in found[-1])
+        if characters > _CHARACTERS_AT_ONCE:
+            break
+    return found
+
+
+def read_view(db: sqlite3.Connection, stream: str, name: str) -> ViewRecord | None:
+    """The view as it was left."""
+    for shape, version, text, tag in fetch(
+        db, _VIEW, (stream, name), {(str, int, str, str)}, lambda _: f"{stream}: the view {name} is damaged"
+    ):
+        return ViewRecord(name, shape, version, text, tag)
+    return None
+
+
+def write_view(db: sqlite3.Connection, stream: str, view: ViewRecord, seen: ViewRecord | None) -> bool:
+    """Compare and swap, in one statement."""
+    row = view.shape, view.version, uuid4().hex, view.text, stream, view.name
+    with without_fsync(db):  # if the power fails now, it is computed once more
+        if seen is None:
+            done = db.execute(
+                "INSERT INTO views (shape, version, tag, text, stream, name) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                row,
+            )
+        else:
+            done = db.execute(
+                "UPDATE views SET shape = ?, version = ?, tag = ?, text = ? WHERE stream = ? AND name = ? AND tag = ?",
+                (*row, seen.tag),
+            )
+    return done.rowcount > 0

@@ -1,0 +1,99 @@
+"""The row of a command: what it says, and how a command is forbidden while requests get lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.support.fake_tables import FakeGateway, FakeTable, fake_store
+from tests.support.flaky_tables import Fate, FlakyGateway
+
+from esazure import CorruptStreamError, StoreError, StoreUnavailableError
+from esazure.errors import CommandHandledError
+from esazure.tables.commands import command_rows, forbid, read
+from esazure.tables.gateway import Operation
+from esazure.testing._counter import commit_of
+
+COMMIT = replace(commit_of("Counter.a", 9_000_000_000, "a"), commit_id="mine", command_id="pay-1")
+KEY = "c.Counter.a.0da3174c441a36c80c2ecf4b"
+
+
+@pytest.fixture
+def table() -> FakeTable:
+    return FakeTable()
+
+
+def test_the_row_of_a_command() -> None:
+    """Pinned: this is what is in people's tables. The version is text because it may be beyond an Int32."""
+    assert command_rows(COMMIT, "1f") == [{"PartitionKey": "1f", "RowKey": KEY, "cid": "mine", "first": "9000000000"}]
+    assert command_rows(replace(COMMIT, command_id=None), "1f") == []
+
+
+async def test_what_is_stored_is_found(table: FakeTable) -> None:
+    gateway = FakeGateway(table)
+    assert await read(gateway, "1f", "Counter.a", "pay-1") is None
+    await gateway.submit([("create", row) for row in command_rows(COMMIT, "1f")])
+    assert await read(gateway, "1f", "Counter.a", "pay-1") == ("mine", 9_000_000_000)
+    assert await read(gateway, "1f", "Counter.b", "pay-1") is None
+
+
+@pytest.mark.parametrize(
+    "damage", [{"cid": 1}, {"first": "1"}, {"first": 1}, {"first": None}, {"forbidden": "yes", "cid": None}]
+)
+async def test_a_damaged_row_is_an_error(table: FakeTable, damage: dict[str, Any]) -> None:
+    gateway = FakeGateway(table)
+    (row,) = command_rows(COMMIT, "1f")
+    await gateway.submit([("create", row | damage)])
+    with pytest.raises(CorruptStreamError, match=r"^Counter\.a: the row of a command is damaged"):
+        await read(gateway, "1f", "Counter.a", "pay-1")
+
+
+@pytest.mark.parametrize("losses", [(), ("before",), ("after",), ("before", "after", "before")], ids=str)
+async def test_to_forbid_is_one_row_however_often_it_is_asked(table: FakeTable, losses: tuple[Fate, ...]) -> None:
+    assert await forbid(FlakyGateway(table, *losses), "1f", "Counter.a", "pay-1", deadline=5) is None
+    assert list(table.rows.values()) == [{"PartitionKey": "1f", "RowKey": KEY, "forbidden": True}]
+    assert await forbid(FakeGateway(table), "1f", "Counter.a", "pay-1", deadline=5) is None
+
+
+async def test_what_was_carried_out_cannot_be_forbidden(table: FakeTable) -> None:
+    await FakeGateway(table).submit([("create", row) for row in command_rows(COMMIT, "1f")])
+    assert await forbid(FlakyGateway(table, "before"), "1f", "Counter.a", "pay-1", deadline=5) == 9_000_000_000
+
+
+async def test_no_answer_until_the_deadline_is_unavailable(table: FakeTable) -> None:
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailableError, match=r"^Counter\.a: it is unknown whether a command is forbidden"):
+        await forbid(FlakyGateway(table, *["before"] * 99), "1f", "Counter.a", "pay-1", deadline=0.2)
+    assert 0.19 <= asyncio.get_running_loop().time() - started < 5
+
+
+async def test_a_refusal_is_passed_on(table: FakeTable) -> None:
+    class Refusing(FakeGateway):
+        async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
+            raise StoreError("not allowed")
+
+    with pytest.raises(StoreError, match="not allowed"):
+        await forbid(Refusing(table), "1f", "Counter.a", "pay-1", deadline=5)
+
+
+async def test_of_a_commit_and_a_fence_on_their_way_one_arrives() -> None:
+    """Many times, because the loop decides who is first."""
+    won = {"commit": 0, "fence": 0}
+    for number in range(40):
+        async with fake_store(FakeTable(), shards=1) as store:
+            commit = replace(commit_of("Counter.a", 1, "a"), command_id="pay-1")
+            append, fence = store.insert(commit, outbox=True), store.find_command("Counter.a", "pay-1", forbid=True)
+            work = (append, fence) if number % 2 else (fence, append)
+            outcomes = dict(zip(work, await asyncio.gather(*work, return_exceptions=True), strict=True))
+            stored = list(await store.read("Counter.a"))
+            if outcomes[append] is None:
+                won["commit"] += 1
+                assert (outcomes[fence], stored) == (1, [commit])
+            else:
+                won["fence"] += 1
+                assert isinstance(outcomes[append], CommandHandledError)
+                assert (outcomes[fence], stored) == (None, [])
+    assert min(won.values()) > 0
