@@ -137,7 +137,7 @@ def validation() -> Iterator[Problems]:
         raise InvalidCommandError(problems.errors)
 
 
-class ProblemError(TypedDict):
+class FieldProblem(TypedDict):
     """What is wrong with one field."""
 
     field: str
@@ -155,7 +155,7 @@ class ProblemDetails(TypedDict):
     """For HTTP."""
     detail: NotRequired[str]
     instance: NotRequired[str]
-    errors: NotRequired[list[ProblemError]]
+    errors: NotRequired[list[FieldProblem]]
 
 
 _KNOWN: tuple[tuple[type[EsAzureError], int, str, str, str], ...] = (
@@ -261,8 +261,8 @@ def _names_in(alias: str | AliasPath | AliasChoices | None) -> list[str]:
 __all__ = [
     "PROBLEM_MEDIA_TYPE",
     "Command",
+    "FieldProblem",
     "ProblemDetails",
-    "ProblemError",
     "Problems",
     "invalid_command",
     "problem_details",

@@ -32,8 +32,6 @@ from esazure.errors import (
 from esazure.generations import GenerationPointer
 from esazure.keys import MAX_STREAM_NAME, split_stream_name
 
-__all__ = ["IViews", "Key", "Page", "Views"]
-
 __all__ = ["IViews", "Page", "Views"]
 
 V = TypeVar("V", bound=BaseModel)

@@ -155,9 +155,9 @@ async def world_on(kind: str, tmp_path: Path, tables: str = "") -> AsyncIterator
         yield World(http, opened, letters, ada())
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, patience: float = PATIENCE) -> None:
     """Wait for it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not await condition():
         assert time.monotonic() < deadline, "this did not come true"
         await asyncio.sleep(0.05)

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from httpx import AsyncClient, HTTPError, Response
-from tests.bank.support import Letters, ada, assert_views_are_as_if_made_anew
+from tests.bank.support import Letters, ada, assert_views_are_as_if_made_anew, eventually
 from tests.bank.test_processes import counter, free_port
 
 from bank import backends
@@ -100,13 +100,16 @@ class Workers:
         _, pid = (await self._forks.stdout.readline()).split()
         self._pids.append(int(pid))
 
-    async def kill_one_every_second(self) -> None:
-        """Whichever: some die young, some get into their work."""
+    async def kill_one_every_second(self, letters: Path) -> None:
+        """Whichever: some die young, some get into their work. On a slow machine they are given more time for that."""
+        pause, before = 1.0, 0
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
             os.kill(self._pids.pop(_random.randrange(2)), signal.SIGKILL)
             self.kills += 1
             await self.start()
+            now = len(letters_in(letters))
+            pause, before = 1.0 if now > before else min(pause * 1.2, 10.0), now
 
     def end(self) -> None:
         for pid in self._pids:
@@ -184,9 +187,10 @@ async def test_everything_adds_up(
         workers = await stack.enter_async_context(two_workers(letters))
         began = time.monotonic()
         clerks = [Clerk(http) for _ in range(CLERKS)]
-        killing = asyncio.create_task(workers.kill_one_every_second())
+        killing = asyncio.create_task(workers.kill_one_every_second(letters))
         try:
             await asyncio.gather(*(clerk.work(commands // CLERKS) for clerk in clerks))
+            await eventually(lambda: some(letters), patience=PATIENCE)
             sent, under_fire = time.monotonic() - began, letters_in(letters)
         finally:
             killing.cancel()
@@ -202,7 +206,6 @@ async def test_everything_adds_up(
         await assert_views_are_as_if_made_anew(store)
         await assert_balances_are_as_acknowledged(system, clerks)
         repeats = await repeated_letters(store, letters_in(letters))
-        assert under_fire, "no worker lived for long enough to do anything: this run proves nothing"
         # A worker that dies between sending and noting it down: seldom in several of its lanes, and mostly in none.
         assert repeats <= workers.kills
     _log.info(
@@ -229,6 +232,11 @@ async def assert_balances_are_as_acknowledged(system: BankSystem, clerks: Sequen
             details = await system.views.customers.get(customer_id)
             assert details is not None
             assert details.accounts.keys() == customer.accounts
+
+
+async def some(log: Path) -> bool:
+    """Whether any were sent: otherwise nobody lived for long enough to do anything, and a run proves nothing."""
+    return bool(letters_in(log))
 
 
 def letters_in(log: Path) -> list[str]:

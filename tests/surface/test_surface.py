@@ -25,7 +25,7 @@ PUBLIC = {
         whole
     """,
     "esazure.commands": """
-        Command PROBLEM_MEDIA_TYPE ProblemDetails ProblemError Problems invalid_command problem_details validation
+        Command PROBLEM_MEDIA_TYPE ProblemDetails FieldProblem Problems invalid_command problem_details validation
     """,
     "esazure.consumer": "Consumer ConsumerMetrics Lane ParkedStream",
     "esazure.documents": "Document DocumentPage IDocumentStore",
