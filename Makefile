@@ -1,6 +1,6 @@
 # Everything sets itself up: Python >= 3.11 with pip is all a machine needs. Node for Azurite is the machine's, else PyPI's.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-azure test check docs soak clean
+.PHONY: help demo demo-azure test check docs bugs soak clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,13 +22,13 @@ demo-azure: $(VENV)/ready .azurite/ready  ## The same on Azurite and AMQP, or on
 test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite, AMQP, examples, docs.
 	rm -f .coverage .coverage.*
 	python -m pytest -n 6 --dist worksteal -m "not long" --cov --cov-report=
-	python -m pytest -n 4 --dist worksteal -m long
+	python -m pytest -n 4 --dist worksteal --timeout 400 -m long
 
 soak: $(VENV)/ready .azurite/ready  ## The fault and process tests, SOAK times (10) as long as `make test` runs them.
 	python -m pytest -n 2 --dist worksteal --timeout 3600 --soak $(or $(SOAK),10) -rP -o log_level=INFO \
 		tests/faults/test_proxy.py tests/faults/test_processes.py
 
-check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `make test`, bugs the tests must find.
+check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `make test`.
 	ruff check
 	ruff format --check
 	mypy
@@ -36,6 +36,8 @@ check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `
 	lint-imports
 	test -f .coverage || $(MAKE) test
 	coverage report
+
+bugs: $(VENV)/ready  ## Plant bugs and remove guards, one at a time: the tests must find each.
 	python tools/plant_bugs.py
 	python tools/mutate.py
 

@@ -118,6 +118,8 @@ class Problems:
 def validation() -> Iterator[Problems]:
     """Collect every problem of a command and raise them together at the end.
 
+    Typically::
+
         with validation() as problems:
             with problems.field("email"):
                 email = Email(command.email)

@@ -39,7 +39,7 @@ Key = str | UUID
 Change = Callable[[V | None], V | Awaitable[V | None] | None]
 """From the view as it is (None: there is none) to what it shall be (None: none any more)."""
 
-_NAME = re.compile(r"(?!positions-|parked-|rebuild-)[a-z][a-z0-9_-]{0,79}")
+_NAME = re.compile(r"(?!positions-|parked-|rebuild-|unique-)[a-z][a-z0-9_-]{0,79}")
 _TOKEN = re.compile(rf"([^@]{{1,{MAX_STREAM_NAME}}})@([1-9][0-9]{{0,9}})")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 _PATIENCE = 30.0  # seconds of meeting other writers, one after the other
@@ -115,7 +115,7 @@ class Views(IViews[V], Generic[V]):
         if _NAME.fullmatch(self.name) is None:
             raise ValueError(
                 "views have a name of 1 to 80 of a-z, 0-9, - and _, beginning with a letter and not with positions-, "
-                f"parked- or rebuild-, not {self.name[:100]!r}"
+                f"parked-, rebuild- or unique-, not {self.name[:100]!r}"
             )
         self.documents = documents
         self._model = model

@@ -12,8 +12,8 @@ from tests.servicebus.support import within
 from tests.support.secrets import MARKER
 
 from esazure.errors import HandlerFailedError, PoisonMessageError, RetryLaterError, StoreUnavailableError
-from esazure.servicebus import ServiceBus, lanes
-from esazure.testing.servicebus import MessageState, Reject, ServiceBusDouble
+from esazure.servicebus import ServiceBus, lanes, sessions
+from esazure.testing.servicebus import Ignore, MessageState, Reject, ServiceBusDouble
 
 pytestmark = pytest.mark.amqp
 
@@ -241,16 +241,40 @@ async def test_a_completion_nobody_confirmed_is_not_a_failure(
 
 
 async def test_completing_does_not_hold_up_the_next_message(
+    mail: Mailbox, bus: ServiceBus, double: ServiceBusDouble, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SETTLE_SECONDS", 3.0)
+
+    async def handle(call: Handled) -> None:
+        if call == Handled("a", 2, 1):  # received together with the third
+            double.faults.next_settlement(Ignore(applied=True), entity=ALL)
+
+    recorder.handle = handle
+    await mail.send("a", count=3)
+    async with running(bus.subscription("customers", "all", recorder, sessions=1)):
+        await until(lambda: recorder.begun)
+        await until(lambda: len(recorder.done) == 3, seconds=2.5)
+
+
+async def test_what_is_handled_is_completed_before_a_stop_takes_effect(
     mail: Mailbox, bus: ServiceBus, double: ServiceBusDouble, recorder: Recorder
 ) -> None:
     async def handle(call: Handled) -> None:
-        if call.version == 5:
-            await until(lambda: not double.messages(ALL) and double.activity.settlements == 4)
+        subscription.stop()
 
     recorder.handle = handle
-    await mail.send("a", count=5)
-    async with running(bus.subscription("customers", "all", recorder, sessions=1)):
-        await until(lambda: len(recorder.done) == 5)
+    await mail.send("a", count=2)
+    subscription = bus.subscription("customers", "all", recorder, sessions=1)
+    await subscription.run()
+    assert recorder.done == [Handled("a", 1, 1)]
+    assert [message.message_id for message in waiting(double)] == ["a/2"]
+    assert subscription.metrics.completed == 1
+
+
+@pytest.mark.parametrize(("tries", "least", "most"), [(0, 0.37, 0.63), (1, 0.75, 1.25), (3, 3, 5), (5_000, 22.5, 37.5)])
+def test_pauses_grow_and_end_growing(tries: int, least: float, most: float) -> None:
+    pauses = {lanes._pause(tries) for _ in range(100)}
+    assert least <= min(pauses) < max(pauses) <= most
 
 
 async def test_a_stop_lets_the_message_in_hand_end_and_gives_the_others_back_untried(

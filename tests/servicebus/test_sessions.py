@@ -16,6 +16,7 @@ from tests.servicebus.support import open_connections, within
 
 from esazure.servicebus import sessions
 from esazure.servicebus.sessions import Session, SessionLostError
+from esazure.servicebus.sockets import Connection
 from esazure.testing.servicebus import Drop, Ignore, MessageState, Reject, ServiceBusDouble
 
 pytestmark = pytest.mark.amqp
@@ -288,6 +289,37 @@ async def test_an_accept_that_is_cancelled_at_any_moment_holds_no_session(
     async with accepted(client) as session:
         (message,) = await session.receive(1, wait=1)
         assert message.delivery_count == 0
+
+
+async def test_only_a_session_that_is_held_is_cut_without_a_goodbye(client: ServiceBusClient, mail: Mailbox) -> None:
+    """While we wait for one the broker has to hear that we leave; a session that is lost must be let go of at once."""
+    await mail.send("a")
+    receiver = client.get_subscription_receiver("customers", "all", session_id=NEXT_AVAILABLE_SESSION, max_wait_time=10)
+    session = Session(receiver)
+    accepting = asyncio.create_task(session.accept())
+    await until(lambda: session._connections)
+    assert [connection.polite for connection in session._connections] == [True]
+    await accepting
+    assert [connection.polite for connection in session._connections] == [False]
+    await session.close()
+
+
+@pytest.mark.parametrize("polite", [True, False])
+async def test_a_goodbye_is_said_only_by_who_is_polite(*, polite: bool) -> None:
+    class Client:
+        closed = 0
+
+        async def close_async(self) -> None:
+            self.closed += 1
+
+    client = Client()
+    connection = Connection(client)
+    connection.polite = polite
+    await client.close_async()
+    assert client.closed == polite
+    assert connection.cut is not polite
+    await connection.close()
+    assert client.closed == polite + 1
 
 
 async def test_an_open_that_fails_leaves_no_socket_behind(

@@ -45,6 +45,7 @@ async def test_lanes_that_are_idle_go_to_whoever_is_free(
         await mail.send(*LANES)
         await until(lambda: len(first.done) + len(second.done) == 48)
         await until(lambda: not waiting(double))
+    assert one.metrics.lost == two.metrics.lost == 0
     for lane in LANES:
         assert sorted(first.versions(lane) + second.versions(lane)) == [1, 2, 3]
 

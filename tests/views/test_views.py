@@ -341,7 +341,7 @@ class TestNames:
         assert InMemoryStore().views(Balance, name=name).name == name
 
     @pytest.mark.parametrize(
-        "name", ["", "A", "1a", "a" * 81, "a b", "a\n", "ä", "positions-a", "parked-a", "rebuild-a"]
+        "name", ["", "A", "1a", "a" * 81, "a b", "a\n", "ä", "positions-a", "parked-a", "rebuild-a", "unique-a"]
     )
     def test_a_name_that_cannot_be_or_is_taken_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match="1 to 80"):

@@ -131,9 +131,8 @@ class Session:
         """
 
         async def abandon() -> None:
-            await (
-                self._take_no_more()
-            )  # or it would come again at once, and be on its way when the session is given back
+            # Or it would come again at once, and be on its way to us when the session is given back.
+            await self._take_no_more()
             await self._receiver.abandon_message(message)
 
         return await self._settle(abandon())
