@@ -190,8 +190,8 @@ class IStreamSource(ICommitStore, Protocol):
     ) -> AsyncIterator[Sequence[CommitRecord]]:
         """Every stream of one aggregate type in a partition, each whole and oldest first.
 
-        In the order of the encoded stream names; with `after`, those behind that stream name. No snapshot: a stream
-        that is stored meanwhile may be found or not.
+        In an order of the store's own that never changes; with `after`, those behind that stream name. No snapshot: a
+        stream that is stored meanwhile may be found or not.
 
         Raises:
             CorruptStreamError: a row cannot be what was written.

@@ -316,6 +316,7 @@ class TestListing:
             found += page.documents
             if page.next is None:
                 return found
+            assert page.next != after
             after = page.next
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 50, 1_000])

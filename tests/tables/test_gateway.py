@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from aiohttp import web
+from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 from tests.support.fake_tables import FakeGateway, FakeTable
 from tests.support.table_proxy import Forward, TableProxy
@@ -106,6 +108,33 @@ async def test_pages_go_through_partitions_in_order(gateway: ITableGateway) -> N
     assert (await read("d.c.0", "d.c.f", ("b", "b")))[0] == ["d.c.0b", "d.c.1b", "d.c.fb"]
     assert (await read("d.c.1", "d.c.1", ("b", "~")))[0] == ["d.c.1b", "d.c.1c"]
     assert (await read("e", "f"))[0] == []
+
+
+async def test_pages_that_are_short_or_empty_are_not_the_last() -> None:
+    class Client:
+        """The service may end a page early, wherever it likes."""
+
+        def query_entities(self, condition: str, **options: Any) -> Any:
+            self.asked = condition, options
+            return self
+
+        async def by_page(self) -> AsyncIterator[AsyncIterator[TableEntity]]:
+            for keys in ("a", "", "bcd", "e"):
+                yield self.page(keys)
+
+        async def page(self, keys: str) -> AsyncIterator[TableEntity]:
+            for key in keys:
+                entity = TableEntity(row(key))
+                entity._metadata = {"etag": "tag", "timestamp": None}
+                yield entity
+
+    client = Client()
+    gateway = SdkTableGateway(cast("TableClient", client), patience=30)
+    assert [found["RowKey"] for found in await gateway.query("p", "a", "z")] == list("abcde")
+    assert [found["RowKey"] for found in await gateway.query("p", "a", "z", 3)] == list("abc")
+    assert client.asked[1]["results_per_page"] == 3
+    await gateway.query("p", "a", "z", 1_001)
+    assert client.asked[1]["results_per_page"] == 1_000
 
 
 @pytest.mark.azurite

@@ -130,6 +130,18 @@ async def test_a_command_that_was_handled_is_one_transaction_and_its_read_back(
     assert proxy.seen == {"transaction": 1, "query": 1}
 
 
+async def test_a_conflict_of_a_commit_with_a_command_id_is_one_transaction_and_two_read_backs(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    counter = new_counter()
+    await store.events(Counter).append(counter)
+    rival = replace(commit_of(stream_of(counter), 1, "a"), command_id="pay-1")
+    proxy.seen.clear()
+    with pytest.raises(ConcurrencyError):
+        await store.insert(rival, outbox=True)
+    assert proxy.seen == {"transaction": 1, "query": 2}
+
+
 async def test_a_read_from_where_a_commit_begins_is_one_query_and_otherwise_two(
     store: TableStore, proxy: TableProxy
 ) -> None:

@@ -80,6 +80,14 @@ def test_the_layout_of_an_ordinary_commit() -> None:
     }
 
 
+def test_a_commit_that_carries_out_a_command_says_which() -> None:
+    """Pinned, too; people who look at the table know the id as it was sent."""
+    commit = replace(record(), command_id="pay-1 \U0001f600")
+    (row,) = commit_rows(commit, "1f")
+    assert row == {**commit_rows(record(), "1f")[0], "cmd": "pay-1 \U0001f600"}
+    assert records_of("Counter.a", stored(commit)) == [commit]
+
+
 def test_the_shard_of_a_stream_never_changes() -> None:
     """Pinned: another hash would lose every stream."""
     streams = [stream_name("Customer", name) for name in ("1", "ada@example.com", "")]
@@ -189,6 +197,7 @@ BIG = record("A " + NOISE[:1_500_000])
         lambda rows: rows[0].update(n="1"),
         lambda rows: rows[0].update(at=1),
         lambda rows: rows[0].update(meta=b"{}"),
+        lambda rows: rows[0].update(cmd=1),
         lambda rows: rows[0].update(d0="text"),
         lambda rows: rows[0].update(d0=b"not zlib"),
         lambda rows: rows[0].update(d3=rows[0]["d3"][:-1]),
@@ -197,6 +206,8 @@ BIG = record("A " + NOISE[:1_500_000])
         lambda rows: rows.pop(1),
         lambda rows: rows.pop(0),
         lambda rows: rows[0].update(parts=2),
+        lambda rows: rows[0].update(parts=-1),
+        lambda rows: rows[0].update(parts="1"),
         lambda rows: rows[0].pop("parts"),
         lambda rows: rows[0].update(RowKey="e.Counter.a.12"),
         lambda rows: rows.insert(1, {"PartitionKey": "00", "RowKey": "e.Counter.a.note"}),
