@@ -146,8 +146,10 @@ class LaneWorker:
             await self._settled.wait()
             if batch:
                 quiet_since = self._clock()
-            is_brisk = len(batch) == window and quiet_since - began < BATCH_SECONDS
-            window = min(2 * window, BATCH) if is_brisk else 1
+            if self._clock() - began >= BATCH_SECONDS:
+                window = 1
+            elif len(batch) == window:
+                window = min(2 * window, BATCH)
         return ()
 
     @property
