@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from aiohttp import web
-from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient
 from tests.support.fake_tables import FakeGateway, FakeTable
 from tests.support.table_proxy import Forward, TableProxy
 
 from esazure import StoreError
 from esazure.tables.columns import Row
-from esazure.tables.gateway import ITableGateway, RowExistsError, RowMissingError, SdkTableGateway
+from esazure.tables.gateway import ITableGateway, RowExistsError, RowMissingError
+from esazure.tables.rest import TableGateway
 
 
 @pytest.fixture(params=["fake", pytest.param("sdk", marks=pytest.mark.azurite)])
@@ -24,7 +23,7 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[ITableGateway
         yield FakeGateway(FakeTable())
         return
     client = TableClient.from_connection_string(request.getfixturevalue("tables"), f"t{uuid4().hex}")
-    sdk = SdkTableGateway(client, patience=30)
+    sdk = TableGateway(client, patience=30)
     await sdk.open()
     await sdk.create_table()
     yield sdk
@@ -110,33 +109,6 @@ async def test_pages_go_through_partitions_in_order(gateway: ITableGateway) -> N
     assert (await read("e", "f"))[0] == []
 
 
-async def test_pages_that_are_short_or_empty_are_not_the_last() -> None:
-    class Client:
-        """The service may end a page early, wherever it likes."""
-
-        def query_entities(self, condition: str, **options: Any) -> Any:
-            self.asked = condition, options
-            return self
-
-        async def by_page(self) -> AsyncIterator[AsyncIterator[TableEntity]]:
-            for keys in ("a", "", "bcd", "e"):
-                yield self.page(keys)
-
-        async def page(self, keys: str) -> AsyncIterator[TableEntity]:
-            for key in keys:
-                entity = TableEntity(row(key))
-                entity._metadata = {"etag": "tag", "timestamp": None}
-                yield entity
-
-    client = Client()
-    gateway = SdkTableGateway(cast("TableClient", client), patience=30)
-    assert [found["RowKey"] for found in await gateway.query("p", "a", "z")] == list("abcde")
-    assert [found["RowKey"] for found in await gateway.query("p", "a", "z", 3)] == list("abc")
-    assert client.asked[1]["results_per_page"] == 3
-    await gateway.query("p", "a", "z", 1_001)
-    assert client.asked[1]["results_per_page"] == 1_000
-
-
 @pytest.mark.azurite
 async def test_an_answer_that_no_table_gives_is_a_refusal_only_when_a_row_could_not_be_missing(tables: str) -> None:
     async def not_here(kind: str, forward: Forward) -> web.StreamResponse:
@@ -144,7 +116,7 @@ async def test_an_answer_that_no_table_gives_is_a_refusal_only_when_a_row_could_
 
     async with TableProxy(tables) as proxy:
         proxy.fault = not_here
-        gateway = SdkTableGateway(TableClient.from_connection_string(proxy.connection_string, "events"), patience=30)
+        gateway = TableGateway(TableClient.from_connection_string(proxy.connection_string, "events"), patience=30)
         await gateway.open()
         with pytest.raises(StoreError, match="is the endpoint right"):
             await gateway.submit([("create", row("a")), ("upsert", row("b"))])

@@ -29,10 +29,10 @@ from esazure.tables.gateway import (
     OutcomeUnknownError,
     RowExistsError,
     RowMissingError,
-    SdkTableGateway,
     TableMissingError,
-    _meaning_for_a_write,
+    meaning_for_a_write,
 )
+from esazure.tables.rest import TableGateway
 from esazure.tables.rows import outbox_key, partition_of
 from esazure.testing.conformance import Counter
 
@@ -102,7 +102,7 @@ async def test_a_credential_that_fails_is_found_at_once_and_is_definite() -> Non
     with pytest.raises(StoreError, match="no token or signature could be made") as caught:
         await store.__aenter__()
     assert not isinstance(caught.value, StoreUnavailableError)
-    gateway = SdkTableGateway(store._make_client(), patience=30)
+    gateway = TableGateway(store._make_client(), patience=30)
     with pytest.raises(StoreError, match="no token or signature"):
         await append(gateway, commit(), "00", [("create", {"PartitionKey": "00", "RowKey": "e"})], deadline=30)
     await gateway.close()
@@ -111,7 +111,7 @@ async def test_a_credential_that_fails_is_found_at_once_and_is_definite() -> Non
 
 @pytest.mark.parametrize("status", [200, 204, 302, 408, 429, 500, 503, 507, 520, 599])
 def test_only_an_answer_that_blames_the_request_is_a_definite_refusal(status: int) -> None:
-    assert isinstance(_meaning_for_a_write(_answer(status)), OutcomeUnknownError)
+    assert isinstance(meaning_for_a_write(_answer(status)), OutcomeUnknownError)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_only_an_answer_that_blames_the_request_is_a_definite_refusal(status: in
     ],
 )
 def test_a_refusal_is_told_by_its_code(status: int, code: str | None, meaning: type[Exception]) -> None:
-    assert type(_meaning_for_a_write(_answer(status, code))) is meaning
+    assert type(meaning_for_a_write(_answer(status, code))) is meaning
 
 
 def _answer(status: int, code: str | None = None) -> HttpResponseError:

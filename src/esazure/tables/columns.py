@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from esazure.keys import MAX_COMMIT_BYTES
 
@@ -35,14 +36,35 @@ _HEADERS = 1_024
 
 
 class StoredRow(dict[str, Any]):
-    """The columns of a row as it was read, and what the service notes about it."""
+    """The columns of a row as it was read, and what the service notes about it: when, and by which tag.
 
-    def __init__(self, columns: Mapping[str, Any], *, tag: str, stored_at: datetime | None = None) -> None:
+    A note may be given as the service writes it. It is understood when somebody asks, because of the thousand commits
+    of a load nobody does.
+    """
+
+    __slots__ = ("_stored_at", "_tag")
+
+    def __init__(self, columns: Mapping[str, Any], tag: str | None, stored_at: datetime | str | None = None) -> None:
         super().__init__(columns)
-        self.tag = tag
+        self._tag = tag
+        self._stored_at = stored_at
+
+    @property
+    def tag(self) -> str:
         """The ETag: changes with every write."""
-        self.stored_at = stored_at
-        """When it was last written, by the service's clock."""
+        # Without it, what the SDK does: the service makes the tag of the time of the last write.
+        return self._tag if isinstance(self._tag, str) else f"W/\"datetime'{quote(str(self._stored_at))}'\""
+
+    @property
+    def stored_at(self) -> datetime | None:
+        """When it was last written, by the service's clock; None when that is not known."""
+        if isinstance(self._stored_at, datetime):
+            return self._stored_at
+        try:
+            noted = datetime.fromisoformat(self._stored_at or "")
+        except (ValueError, TypeError):
+            return None
+        return noted if noted.tzinfo is not None else None
 
 
 class DamagedTextError(Exception):

@@ -1,31 +1,20 @@
-"""The only place that talks to Table Storage: transactions, range queries, and what their failures mean.
+"""What the store needs of Table Storage, transactions and range queries, and what their failures mean.
 
-SDK exceptions are translated here, by code and type, never by text. For a write there are three answers: it returned
+Failures are translated here, by code and type, never by text. For a write there are three answers: it returned
 (applied), `RowExistsError`, `RowMissingError` or a `StoreError` (not applied), `OutcomeUnknownError` (nobody knows).
-Read `append.py` next.
+The way
+there is `rest.py`; read `append.py` next.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from http.client import HTTPException
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Literal, Protocol
 
-from azure.core import MatchConditions
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    HttpResponseError,
-    ResourceNotFoundError,
-)
-from azure.data.tables import TableErrorCode, UpdateMode
-from azure.data.tables.aio import TableClient
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+from azure.data.tables import TableErrorCode
 
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables.columns import Row, StoredRow
@@ -37,10 +26,8 @@ whole, or `delete` it, if it is there and, where a tag is given, still has it.""
 PAGE = 1_000
 """Rows the service gives in one answer, at most."""
 
-# What a request that never becomes an SDK exception can fail with: a malformed reply, a socket.
-_TRANSPORT = (AzureError, HTTPException, OSError, UnicodeError)
 _CONFLICT, _PRECONDITION, _NOT_FOUND, _UNAUTHORIZED, _FORBIDDEN = 409, 412, 404, 401, 403
-_ETAG = re.compile(r'(W/)?"[^"\r\n]+"')
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 _TAKEN = (None, TableErrorCode.ENTITY_ALREADY_EXISTS, TableErrorCode.UPDATE_CONDITION_NOT_SATISFIED)
 
 
@@ -125,149 +112,29 @@ class ITableGateway(Protocol):
         raise NotImplementedError
 
 
-class SdkTableGateway(ITableGateway):
-    """Over `azure.data.tables`."""
-
-    def __init__(self, client: TableClient, *, patience: float) -> None:
-        self._client = client
-        self._patience = patience
-
-    @property
-    def address(self) -> str:
-        """See `ITableGateway.address`."""
-        parts = urlsplit(self._client.url)
-        return f"{parts.scheme}://{parts.netloc}/{self._client.table_name}"
-
-    async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
-        """See `ITableGateway.submit`; a transaction even for one row, because only its errors are exact."""
-        sdk_operations = [_for_the_sdk(operation) for operation in operations]
-        try:
-            # The SDK would repeat a write by itself and then report our own row as a conflict.
-            answers = await self._client.submit_transaction(sdk_operations, retry_total=0)
-        except _TRANSPORT as error:
-            meaning = _meaning_for_a_write(error)
-            if isinstance(meaning, RowMissingError) and not any(
-                kind in ("delete", "replace") for kind, *_ in operations
-            ):
-                meaning = StoreError("nothing answers here as a table does: is the endpoint right?")
-            raise meaning from error
-        return [str(answer.get("etag") or "") for answer in answers]
-
-    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
-        """See `ITableGateway.query`."""
-        rows: list[StoredRow] = []
-        size = PAGE if top is None else min(top, PAGE)
-        async with aclosing(self.pages((partition, partition), (low, high), size=size)) as pages:
-            async for page in pages:
-                rows += page
-                if top is not None and len(rows) >= top:
-                    return rows[:top]
-        return rows
-
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
-        """See `ITableGateway.query_with_time`."""
-        shown: list[str] = []
-        pages = self._pages((partition, partition), (low, high), PAGE, lambda answer: shown.append(_date_of(answer)))
-        rows = [row async for page in pages for row in page]
-        try:
-            return rows, parsedate_to_datetime(shown[-1])
-        except (ValueError, IndexError):
-            raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?") from None
-
-    def pages(
-        self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
-    ) -> AsyncGenerator[Sequence[StoredRow], None]:
-        """See `ITableGateway.pages`."""
-        return self._pages(partitions, keys, size)
-
-    async def _pages(
-        self,
-        partitions: tuple[str, str],
-        keys: tuple[str, str] | None,
-        size: int,
-        hook: Callable[[Any], None] | None = None,
-    ) -> AsyncGenerator[Sequence[StoredRow], None]:
-        condition, parameters = _selection(partitions, keys)
-        options: dict[str, Any] = {} if hook is None else {"raw_response_hook": hook}
-        pages = self._client.query_entities(
-            condition, parameters=parameters, results_per_page=size, **options
-        ).by_page()
-        while True:
-            try:
-                # The SDK waits as long as a Retry-After says, and for as long as a byte trickles in now and then.
-                async with asyncio.timeout(self._patience):
-                    page = await anext(pages, None)
-                    rows = [] if page is None else [row async for row in page]
-            except _TRANSPORT as error:
-                raise _meaning(error) from error
-            if page is None:
-                return
-            yield [StoredRow(row, tag=str(row.metadata["etag"]), stored_at=row.metadata["timestamp"]) for row in rows]
-
-    async def create_table(self) -> None:
-        """See `ITableGateway.create_table`."""
-        try:
-            await self._client.create_table()
-        except HttpResponseError as error:
-            if _code(error) != TableErrorCode.TABLE_ALREADY_EXISTS:
-                raise _meaning(error) from error
-        except _TRANSPORT as error:
-            raise _meaning(error) from error
-
-    async def open(self) -> None:
-        """See `ITableGateway.open`."""
-        await self._client.__aenter__()
-
-    async def close(self) -> None:
-        """See `ITableGateway.close`."""
-        await self._client.close()
-
-
 class TableMissingError(StoreError):
     """The table does not exist."""
 
 
-def _for_the_sdk(operation: Operation) -> tuple[str, Row, dict[str, Any]]:
-    # Whole, because merging would keep columns of what was there.
-    mode = {} if operation[0] in ("create", "delete") else {"mode": UpdateMode.REPLACE}
-    if len(operation) == 2:  # noqa: PLR2004 - without a tag
-        return (operation[0], operation[1], mode)
-    if _ETAG.fullmatch(operation[2]) is None:
-        raise RowExistsError  # no row ever had it
-    only_if = {"etag": operation[2], "match_condition": MatchConditions.IfNotModified}
-    return ("update" if operation[0] == "replace" else "delete", operation[1], {**mode, **only_if})
-
-
-def _selection(partitions: tuple[str, str], keys: tuple[str, str] | None) -> tuple[str, dict[str, str]]:
-    """The condition, in the one spelling the SDK fills in correctly, and what to fill in."""
-    first, last = partitions
-    condition, parameters = "PartitionKey eq @first", {"first": first}
-    if first != last:
-        condition, parameters = "PartitionKey ge @first and PartitionKey le @last", {"first": first, "last": last}
-    if keys is None:
-        return condition, parameters
-    return f"{condition} and RowKey ge @low and RowKey le @high", {**parameters, "low": keys[0], "high": keys[1]}
-
-
-def _meaning_for_a_write(error: Exception) -> Exception:
+def meaning_for_a_write(error: Exception) -> Exception:
     """Only an answer from the service itself that blames the request says: not applied, and never will be."""
     status = getattr(error, "status_code", None)
     if _never_sent(error):
-        return _meaning(error)
+        return meaning(error)
     if not isinstance(error, HttpResponseError) or status is None or not _is_refusal(status):
         return OutcomeUnknownError(_retry_after(error))
-    code = _code(error)
+    code = code_of(error)
     if status in (_CONFLICT, _PRECONDITION) and code in _TAKEN:
         return RowExistsError()
     if status == _NOT_FOUND and code != TableErrorCode.TABLE_NOT_FOUND:
         return RowMissingError()
-    return _meaning(error)
+    return meaning(error)
 
 
-def _meaning(error: Exception) -> StoreError:
+def meaning(error: Exception) -> StoreError:
     """For a read, or a write that was definitely refused."""
     status = getattr(error, "status_code", None)
-    code = _code(error)
+    code = code_of(error)
     if _never_sent(error):
         return StoreError(f"no token or signature could be made ({_short(error)}): check the credential")
     if code == TableErrorCode.TABLE_NOT_FOUND or (code is None and isinstance(error, ResourceNotFoundError)):
@@ -293,23 +160,16 @@ def _is_refusal(status: int) -> bool:
 
 def _short(error: Exception) -> str:
     """Type, status and code; the service's text can quote keys."""
-    parts = [type(error).__name__, getattr(error, "status_code", None), _code(error)]
+    parts = [type(error).__name__, getattr(error, "status_code", None), code_of(error)]
     return ", ".join(str(part) for part in parts if part is not None)
 
 
-def _date_of(answer: Any) -> str:
-    return str(answer.http_response.headers.get("Date", ""))
-
-
-def _code(error: Exception) -> str | None:
+def code_of(error: Exception) -> str | None:
+    """The service's code for an error, if it gave one."""
     code = getattr(error, "error_code", None)
     return None if code is None else str(getattr(code, "value", code))
 
 
 def _retry_after(error: Exception) -> float | None:
-    response = getattr(error, "response", None)
-    value = response.headers.get("Retry-After") if response is not None else None
-    try:
-        return float(value) if value is not None else None
-    except ValueError:
-        return None
+    asked = getattr(error, "retry_after", None)
+    return float(asked) if asked is not None and _SECONDS.fullmatch(asked) else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
@@ -22,12 +22,16 @@ from esazure.tables import commands, documents, inline, outbox, reading
 from esazure.tables.append import append
 from esazure.tables.document_rows import Place
 from esazure.tables.document_writes import put
-from esazure.tables.gateway import ITableGateway, SdkTableGateway
+from esazure.tables.gateway import ITableGateway
 from esazure.tables.insertion import insertion
 from esazure.tables.layout import MAX_SHARDS, Layout, are_shards, open_layout
+from esazure.tables.pipeline import OPTIONS
+from esazure.tables.rest import TableGateway
 from esazure.tables.rows import partition_of
 
 DEADLINE = 30.0
+
+_CLIENT = OPTIONS  # tests are less patient
 
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
 
@@ -105,7 +109,7 @@ class TableStore(Store):
         self.clock = clock
         # A client cannot be opened again once it was closed; the first one shows now whether it can be made at all.
         self._make_client = make_client
-        self._gateway: ITableGateway = SdkTableGateway(make_client(), patience=deadline)
+        self._gateway: ITableGateway = TableGateway(make_client(), patience=deadline, options=_CLIENT)
         self._deadline = deadline
         self._wanted_shards = shards
         self._opened: Layout | None = None
@@ -123,7 +127,7 @@ class TableStore(Store):
         """
         if self._opened is not None:
             raise StoreError(f"{self!r} is open already: use it, or make another")
-        self._gateway = SdkTableGateway(self._make_client(), patience=self._deadline)
+        self._gateway = TableGateway(self._make_client(), patience=self._deadline, options=_CLIENT)
         await self._gateway.open()
         try:
             self._opened = await open_layout(self._gateway, self._wanted_shards)
@@ -248,16 +252,6 @@ class TableStore(Store):
 
     def _partition(self, stream: str) -> str:
         return partition_of(stream, self.shards)
-
-
-# Reads are repeated by the SDK; its own defaults would wait for minutes. Writes are repeated by `append` alone.
-_CLIENT: Mapping[str, Any] = {
-    "retry_total": 3,
-    "retry_backoff_factor": 0.2,
-    "retry_backoff_max": 2,
-    "connection_timeout": 5,
-    "read_timeout": 20,
-}
 
 
 def _check(table: str, shards: int | None, deadline: float) -> None:

@@ -1,0 +1,214 @@
+"""`TableGateway`: transactions and range queries as requests of the service's REST interface, over azure-core.
+
+The SDK (`azure.data.tables`) understands connection strings and creates tables; what a persist and a load need is
+written and read here, with a tenth of its work. Read `append.py` next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+from azure.core.exceptions import AzureError, HttpResponseError
+from azure.data.tables import TableErrorCode
+from azure.data.tables.aio import TableClient
+
+from esazure.errors import StoreError, StoreUnavailableError
+from esazure.tables import multipart
+from esazure.tables.columns import StoredRow
+from esazure.tables.entities import METADATA, MalformedReplyError, code_in, decode_rows
+from esazure.tables.gateway import (
+    PAGE,
+    ITableGateway,
+    Operation,
+    RowExistsError,
+    RowMissingError,
+    code_of,
+    meaning,
+    meaning_for_a_write,
+)
+from esazure.tables.pipeline import OPTIONS, Pipeline, Reply
+
+# What a request can fail with that is nobody's mistake here; whatever else it is says that nobody knows.
+_TRANSPORT = (AzureError, MalformedReplyError, OSError, ValueError)
+_OK, _ACCEPTED, _REDIRECTION = 200, 202, 300
+_ETAG = re.compile(r'(W/)?"[^"\r\n]+"')
+
+
+class TableGateway(ITableGateway):
+    """One table of one account. What is sent and what comes back: `multipart.py` and `entities.py`."""
+
+    def __init__(self, client: TableClient, *, patience: float, options: Mapping[str, Any] = OPTIONS) -> None:
+        self._client = client
+        self._patience = patience
+        self._pipeline = Pipeline(client.url, client.credential, options)
+        self._table = f"{client.url}/{client.table_name}"
+        self._batch = f"{client.url}/$batch"
+        self._name = str(uuid4())
+        self._write = {"Content-Type": multipart.content_type(self._name), "Accept": "application/json"}
+        self._read = {"Accept": METADATA}
+
+    @property
+    def address(self) -> str:
+        """See `ITableGateway.address`."""
+        parts = urlsplit(self._table)
+        return f"{parts.scheme}://{parts.netloc}/{self._client.table_name}"
+
+    async def open(self) -> None:
+        """See `ITableGateway.open`."""
+        await self._pipeline.open()
+
+    async def close(self) -> None:
+        """See `ITableGateway.close`."""
+        try:
+            await self._pipeline.close()
+        finally:
+            await self._client.close()
+
+    async def create_table(self) -> None:
+        """See `ITableGateway.create_table`."""
+        try:
+            await self._client.create_table()
+        except HttpResponseError as error:
+            if code_of(error) != TableErrorCode.TABLE_ALREADY_EXISTS:
+                raise meaning(error) from error
+        except _TRANSPORT as error:
+            raise meaning(error) from error
+
+    async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
+        """See `ITableGateway.submit`; a transaction even for one row, because only its errors are exact."""
+        if any(len(operation) > 2 and _ETAG.fullmatch(operation[2]) is None for operation in operations):  # noqa: PLR2004 - with a tag
+            raise RowExistsError  # no row ever had it
+        content = multipart.encode(operations, self._table, self._name)
+        try:
+            # A byte now and then is no answer.
+            async with asyncio.timeout(self._patience):
+                reply = await self._pipeline.post(self._batch, self._write, content)
+            return _tags(reply, len(operations))
+        except _TRANSPORT as error:
+            found = meaning_for_a_write(error)
+            if isinstance(found, RowMissingError) and not any(kind in ("delete", "replace") for kind, *_ in operations):
+                found = StoreError("nothing answers here as a table does: is the endpoint right?")
+            raise found from error
+
+    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
+        """See `ITableGateway.query`."""
+        size = PAGE if top is None else min(top, PAGE)
+        url = self._url((partition, partition), (low, high), size)
+        page = await self._page(url)
+        rows = page.rows
+        while page.following and (top is None or len(rows) < top):
+            page = await self._page(url, page.following)
+            rows += page.rows
+        return rows if top is None else rows[:top]
+
+    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
+        """See `ITableGateway.query_with_time`."""
+        url = self._url((partition, partition), (low, high), PAGE)
+        page = await self._page(url)
+        rows = page.rows
+        while page.following:
+            page = await self._page(url, page.following)
+            rows += page.rows
+        if page.time is None or any(row.stored_at is None for row in rows):
+            raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?")
+        return rows, page.time
+
+    async def pages(
+        self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
+    ) -> AsyncGenerator[Sequence[StoredRow], None]:
+        """See `ITableGateway.pages`."""
+        url = self._url(partitions, keys, size)
+        page = await self._page(url)
+        yield page.rows
+        while page.following:
+            page = await self._page(url, page.following)
+            yield page.rows
+
+    def _url(self, partitions: tuple[str, str], keys: tuple[str, str] | None, size: int) -> str:
+        top = f"&$top={size}" if size < PAGE else ""
+        return f"{self._table}()?$filter={quote(_condition(partitions, keys), safe='')}{top}"
+
+    async def _page(self, url: str, following: str = "") -> _Page:
+        try:
+            # The pipeline waits as long as a Retry-After says, and for as long as a byte trickles in now and then.
+            async with asyncio.timeout(self._patience):
+                reply = await self._pipeline.get(url + following, self._read)
+            if reply.status != _OK:
+                raise UnexpectedAnswerError(reply)
+            page = _Page(reply)
+            if page.following and page.following == following:
+                raise MalformedReplyError("the same page again")
+        except _TRANSPORT as error:
+            raise meaning(error) from error
+        else:
+            return page
+
+
+class UnexpectedAnswerError(HttpResponseError):
+    """An answer that is not good news; only its numbers and its code, because its text can quote keys."""
+
+    def __init__(self, reply: Reply | multipart.Answer) -> None:
+        headers = reply.headers if isinstance(reply, Reply) else {}
+        code = code_in(reply.body) or headers.get("x-ms-error-code")
+        super().__init__(f"status {reply.status}, code {code}")
+        self.status_code = reply.status
+        self.error_code = code
+        self.retry_after = headers.get("Retry-After")
+
+
+class _Page:
+    """A page of rows, what to add to the address for the next one, and what the service's clock showed."""
+
+    def __init__(self, reply: Reply) -> None:
+        headers = reply.headers
+        if not headers.get("Content-Type", "").startswith("application/json"):
+            raise MalformedReplyError("not a page of rows")
+        self.rows = decode_rows(reply.body)
+        self.following = ""
+        for name in ("NextPartitionKey", "NextRowKey"):
+            token = headers.get(f"x-ms-continuation-{name}")
+            if token is not None:
+                self.following += f"&{name}={quote(token, safe='')}"
+        self._date = headers.get("Date", "")
+
+    @property
+    def time(self) -> datetime | None:
+        try:
+            time = parsedate_to_datetime(self._date)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        return time if time.tzinfo is not None else None
+
+
+def _tags(reply: Reply, count: int) -> list[str]:
+    """The tags in the reply to a transaction of so many operations."""
+    if reply.status != _ACCEPTED:
+        raise UnexpectedAnswerError(reply)
+    answers = multipart.decode(reply.headers.get("Content-Type", ""), reply.body)
+    for answer in answers:
+        if not _OK <= answer.status < _REDIRECTION:
+            raise UnexpectedAnswerError(answer)
+    if len(answers) != count:
+        raise MalformedReplyError("too few or too many answers")
+    return [answer.tag for answer in answers]
+
+
+def _condition(partitions: tuple[str, str], keys: tuple[str, str] | None) -> str:
+    first, last = map(_literal, partitions)
+    condition = f"PartitionKey eq {first}" if first == last else f"PartitionKey ge {first} and PartitionKey le {last}"
+    if keys is not None:
+        low, high = map(_literal, keys)
+        condition += f" and RowKey ge {low} and RowKey le {high}"
+    return condition
+
+
+def _literal(text: str) -> str:
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"

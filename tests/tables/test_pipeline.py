@@ -1,0 +1,497 @@
+"""Requests on their way: credentials, dates, proxies, repeats, and what is told of them in logs, traces and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate, parsedate_to_datetime
+from typing import Any, ClassVar, Self
+from uuid import uuid4
+
+import pytest
+from azure.core.credentials import AccessToken, AzureNamedKeyCredential, AzureSasCredential
+from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.core.pipeline.transport import AsyncHttpResponse, AsyncHttpTransport, HttpRequest
+from azure.core.settings import settings
+from azure.data.tables import AccountSasPermissions, ResourceTypes, generate_account_sas
+from tests.support.raw_server import RawServer, Request, http
+
+import esazure.tables.pipeline as tables_pipeline
+from esazure import StoreError, StoreUnavailableError
+from esazure.tables import TableStore
+from esazure.tables.pipeline import OPTIONS, Pipeline, Reply, proxies_for
+from esazure.testing.conformance import Counter
+
+KEY = AzureNamedKeyCredential("someone", "c2VjcmV0LWtleQ==")
+QUICK = {**OPTIONS, "retry_backoff_factor": 0.001}
+
+
+async def fine(_: Request) -> bytes:
+    return http(200, b'{"value":[]}', Date=formatdate(usegmt=True))
+
+
+async def busy(_: Request) -> bytes:
+    return http(503)
+
+
+async def get(server: RawServer, credential: Any = KEY, path: str = "/someone/events()") -> Reply:
+    pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", credential, QUICK)
+    await pipeline.open()
+    try:
+        return await pipeline.get(f"http://127.0.0.1:{server.port}{path}", {"Accept": "application/json"})
+    finally:
+        await pipeline.close()
+
+
+async def post(server: RawServer, credential: Any = KEY) -> Reply:
+    pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", credential, QUICK)
+    await pipeline.open()
+    try:
+        address = f"http://127.0.0.1:{server.port}/someone/$batch"
+        return await pipeline.post(address, {"Content-Type": "multipart/mixed; boundary=b"}, b"content")
+    finally:
+        await pipeline.close()
+
+
+class TestHeaders:
+    async def test_a_request_says_who_it_is_and_takes_no_compressed_answer(self) -> None:
+        async with RawServer(fine) as server:
+            await get(server)
+            await post(server)
+        read, written = server.seen
+        for request in (read, written):
+            assert request.headers["x-ms-version"] == "2019-02-02"
+            assert request.headers["user-agent"].startswith("esazure azsdk-python-core/")
+            assert request.headers["accept-encoding"] == "identity"
+            assert abs(parsedate_to_datetime(request.headers["x-ms-date"]) - datetime.now(UTC)) < timedelta(minutes=1)
+        assert read.line == "GET /someone/events() HTTP/1.1"
+        assert written.body == b"content"
+
+    async def test_requests_are_told_apart_by_their_ids(self) -> None:
+        async with RawServer(fine) as server:
+            for _ in range(3):
+                await get(server)
+        assert len({request.headers["x-ms-client-request-id"] for request in server.seen}) == 3
+
+
+class TestAccountKey:
+    def test_a_signature_is_what_the_service_documents(self) -> None:
+        # Worked out by hand, with openssl.
+        text = tables_pipeline._authorization(
+            "someone",
+            "c2VjcmV0LWtleQ==",
+            "GET",
+            "https://someone.table.core.windows.net/events()",
+            "",
+            "Mon, 23 Nov 2026 10:47:03 GMT",
+        )
+        assert text == "SharedKey someone:IzO8DoKwXgOCO6ko6WeKWWZnnPoWe95UthaX99NIztg="
+
+    async def test_it_covers_the_date_and_is_made_once_a_second_for_each_resource(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Sequence[object]] = []
+        sign = tables_pipeline._authorization
+
+        def count(*covers: str) -> str:
+            made.append(covers)
+            return sign(*covers)
+
+        now = 1_800_000_000.5
+        monkeypatch.setattr(tables_pipeline, "_authorization", count)
+        monkeypatch.setattr(tables_pipeline.time, "time", lambda: now)
+        async with RawServer(fine, keep=True) as server:
+            pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", KEY)
+            for path in ("a()", "a()?x=1", "b()", "a()"):
+                await pipeline.get(f"http://127.0.0.1:{server.port}/someone/{path}", {})
+            assert len(made) == 2
+            now += 1
+            await pipeline.get(f"http://127.0.0.1:{server.port}/someone/a()", {})
+            await pipeline.close()
+        assert len(made) == 3
+        assert [request.headers["x-ms-date"] for request in server.seen] == [
+            *(4 * ["Fri, 15 Jan 2027 08:00:00 GMT"]),
+            "Fri, 15 Jan 2027 08:00:01 GMT",
+        ]
+        assert len({request.headers["authorization"] for request in server.seen}) == 3
+
+    async def test_a_key_that_is_rotated_is_used_at_once(self) -> None:
+        credential = AzureNamedKeyCredential("someone", "c2VjcmV0LWtleQ==")
+        async with RawServer(fine, keep=True) as server:
+            pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", credential)
+            await pipeline.get(f"http://127.0.0.1:{server.port}/someone/a()", {})
+            credential.update("someone", "b3RoZXItMi1rZXk=")
+            await pipeline.get(f"http://127.0.0.1:{server.port}/someone/a()", {})
+            await pipeline.close()
+        first, second = (request.headers["authorization"] for request in server.seen)
+        assert first != second
+
+    async def test_each_attempt_is_dated_and_signed_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = iter(range(1_800_000_000, 1_800_000_100))
+        monkeypatch.setattr(tables_pipeline.time, "time", lambda: next(now))
+        async with RawServer(busy) as server:
+            await get(server)
+        assert len({request.headers["x-ms-date"] for request in server.seen}) == 4
+        assert len({request.headers["authorization"] for request in server.seen}) == 4
+
+    @pytest.mark.parametrize("key", ["abcde", "YQ", "ä"])
+    async def test_what_is_no_key_is_found_before_anything_is_sent(self, key: str) -> None:
+        async with RawServer(fine) as server:
+            for send in (get, post):
+                with pytest.raises(ClientAuthenticationError) as caught:
+                    await send(server, AzureNamedKeyCredential("someone", key))
+                assert caught.value.status_code is None
+                assert key not in "".join(traceback.format_exception(caught.value))
+        assert server.seen == []
+
+    async def test_a_store_says_so_and_does_not_show_it(self) -> None:
+        text = "AccountName=someone;AccountKey=YQ;TableEndpoint=http://127.0.0.1:1/someone"
+        with pytest.raises(StoreError, match="check the credential") as caught:
+            await TableStore.from_connection_string(text).__aenter__()
+        assert not isinstance(caught.value, StoreUnavailableError)
+
+
+class TestSharedAccessSignature:
+    SAS = "sv=2019-02-02&sig=secret%2Bsignature%3D"
+
+    async def test_it_is_added_to_the_address_and_nothing_is_signed(self) -> None:
+        async with RawServer(fine) as server:
+            await get(server, AzureSasCredential(f"?{self.SAS}"))
+            await get(server, AzureSasCredential(self.SAS), "/someone/events()?$top=1")
+            await post(server, AzureSasCredential(self.SAS))
+        assert [request.line.split()[1] for request in server.seen] == [
+            f"/someone/events()?{self.SAS}",
+            f"/someone/events()?$top=1&{self.SAS}",
+            f"/someone/$batch?{self.SAS}",
+        ]
+        assert all("authorization" not in request.headers for request in server.seen)
+
+    async def test_repeats_carry_it_once(self) -> None:
+        async with RawServer(busy) as server:
+            await get(server, AzureSasCredential(self.SAS))
+        assert [request.line.count("sig=") for request in server.seen] == [1, 1, 1, 1]
+
+    @pytest.mark.parametrize(
+        "answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", b"HTTP/9 9 9\r\n\r\n", b""]
+    )
+    async def test_no_error_shows_it(self, answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+        async def nonsense(_: Request) -> bytes:
+            return answer
+
+        async with RawServer(nonsense) as server:
+            for send in (get, post):
+                with pytest.raises(AzureError) as caught:
+                    await send(server, AzureSasCredential(self.SAS))
+                assert "secret" not in "".join(traceback.format_exception(caught.value))
+        assert "secret" not in caplog.text
+
+    async def test_nor_does_one_that_takes_too_long_to_connect(self) -> None:
+        # Nobody is at this address (RFC 5737), so it is either not reached at once, or not within the time.
+        pipeline = Pipeline(
+            "http://192.0.2.1/a", AzureSasCredential(self.SAS), {**QUICK, "connection_timeout": 0.05, "retry_total": 0}
+        )
+        with pytest.raises(AzureError) as caught:
+            await pipeline.get("http://192.0.2.1/a/b()?$filter=x", {})
+        await pipeline.close()
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.azurite
+    @pytest.mark.parametrize("place", ["credential", "connection string"])
+    async def test_a_store_is_opened_with_one(self, tables: str, place: str) -> None:
+        account, key, endpoint = (
+            re.search(rf"{name}=([^;]+)", tables)[1]  # type: ignore[index]
+            for name in ("AccountName", "AccountKey", "TableEndpoint")
+        )
+        sas = generate_account_sas(
+            AzureNamedKeyCredential(account, key),
+            resource_types=ResourceTypes.from_string("sco"),
+            permission=AccountSasPermissions.from_string("rwdlacu"),
+            expiry=datetime.now(UTC) + timedelta(hours=1),
+        )
+        name = f"t{uuid4().hex}"
+        async with TableStore.from_connection_string(tables, table=name):
+            pass  # an account key makes the table: to Azurite, a SAS may not
+        if place == "credential":
+            store = TableStore(endpoint, credential=AzureSasCredential(sas), table=name)
+        else:
+            text = f"SharedAccessSignature={sas};TableEndpoint={endpoint}"
+            store = TableStore.from_connection_string(text, table=name)
+        assert "sig" not in repr(store)
+        async with store:
+            counter = Counter("a")
+            counter.increment()
+            await store.events(Counter).append(counter)
+            assert (await store.events(Counter).rehydrate("a")).version == 1
+
+
+class FakeToken:
+    """A credential that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    async def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        self.asked.append(scopes)
+        return AccessToken("the-token", int(datetime.now(UTC).timestamp()) + 3600)
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class FakeTransport(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
+    """Instead of a connection with a certificate."""
+
+    seen: ClassVar[list[HttpRequest]] = []
+
+    def __init__(self, **_: object) -> None: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def send(self, request: HttpRequest, **_: Any) -> Any:
+        self.seen.append(request)
+
+        class Response:
+            status_code, headers, content_type = 200, {"Content-Type": "application/json"}, "application/json"
+
+            def body(self) -> bytes:
+                return b""
+
+        return Response()
+
+
+class TestToken:
+    async def test_it_is_asked_for_the_storage_of_azure_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tables_pipeline, "AioHttpTransport", FakeTransport)
+        FakeTransport.seen.clear()
+        credential = FakeToken()
+        pipeline = Pipeline("https://someone.table.core.windows.net", credential)
+        for _ in range(3):
+            await pipeline.get("https://someone.table.core.windows.net/a()", {})
+        assert credential.asked == [("https://storage.azure.com/.default",)]
+        assert [request.headers["Authorization"] for request in FakeTransport.seen] == 3 * ["Bearer the-token"]
+        assert all("x-ms-date" in request.headers for request in FakeTransport.seen)
+
+    async def test_it_is_never_sent_in_clear(self) -> None:
+        with pytest.raises(ValueError, match="HTTPS"):
+            TableStore("http://someone.table.core.windows.net", credential=FakeToken())
+        async with RawServer(fine) as server:
+            with pytest.raises(AzureError):
+                await get(server, FakeToken())
+        assert server.seen == []
+
+
+class TestConnectionStrings:
+    @pytest.mark.parametrize(
+        ("text", "address"),
+        [
+            ("UseDevelopmentStorage=true", "http://127.0.0.1:10002/events"),
+            ("AccountName=a;AccountKey=YWJj", "https://a.table.core.windows.net/events"),
+            (
+                "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=YWJj;EndpointSuffix=core.chinacloudapi.cn",
+                "https://a.table.core.chinacloudapi.cn/events",
+            ),
+            (
+                "AccountName=a;AccountKey=YWJj;TableSecondaryEndpoint=https://b.example.com;TableEndpoint=https://tables.example.com/",
+                "https://tables.example.com/events",
+            ),
+            ("SharedAccessSignature=sv=1&sig=x;TableEndpoint=https://a.example.com", "https://a.example.com/events"),
+        ],
+    )
+    async def test_the_account_is_found(self, text: str, address: str) -> None:
+        assert TableStore.from_connection_string(text)._gateway.address == address
+
+
+class TestRepeats:
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    async def test_a_read_is_repeated_three_times(self, status: int) -> None:
+        async def refuse(_: Request) -> bytes:
+            return http(status)
+
+        async with RawServer(refuse) as server:
+            assert (await get(server)).status == status
+        assert len(server.seen) == 4
+
+    async def test_a_read_whose_connection_breaks_is_repeated(self) -> None:
+        async def break_twice(_: Request) -> bytes:
+            return await fine(_) if len(server.seen) == 3 else b""
+
+        async with RawServer(break_twice) as server:
+            assert (await get(server)).status == 200
+
+    @pytest.mark.parametrize("status", [408, 429, 500, 503])
+    @pytest.mark.parametrize("headers", [{}, {"retry_after": "0"}])
+    async def test_a_write_is_sent_once(self, status: int, headers: dict[str, str]) -> None:
+        async def refuse(_: Request) -> bytes:
+            return http(status, **headers)
+
+        async with RawServer(refuse) as server:
+            assert (await post(server)).status == status
+        assert len(server.seen) == 1
+
+    async def test_a_write_whose_connection_breaks_is_sent_once(self) -> None:
+        async def close(_: Request) -> bytes:
+            return b""
+
+        async with RawServer(close) as server:
+            with pytest.raises(AzureError):
+                await post(server)
+        assert len(server.seen) == 1
+
+    @pytest.mark.parametrize("asked", ["soon", "-1", "nan", "Mon, 99 Foo", "\xff"])
+    async def test_a_wait_that_is_none_is_as_good_as_not_asked_for(self, asked: str) -> None:
+        async def refuse(_: Request) -> bytes:
+            return http(503, retry_after=asked)
+
+        async with RawServer(refuse) as server:
+            assert (await get(server)).status == 503
+        assert len(server.seen) == 4
+
+    def test_readers_that_failed_together_do_not_come_back_together(self) -> None:
+        retries = tables_pipeline._Retries(**OPTIONS)
+        failed_twice = {"history": [1, 2], "backoff": 0.2, "max_backoff": 2}
+        pauses = [retries.get_backoff_time(failed_twice) for _ in range(50)]
+        assert all(0.2 <= pause <= 0.4 for pause in pauses)
+        assert len(set(pauses)) > 40
+
+    async def test_a_redirect_is_not_followed(self) -> None:
+        async def elsewhere(_: Request) -> bytes:
+            return http(307, Location=f"http://127.0.0.1:{server.port}/elsewhere")
+
+        async with RawServer(elsewhere) as server:
+            assert (await get(server)).status == 307
+            assert (await post(server)).status == 307
+        assert len(server.seen) == 2
+
+
+class TestProxies:
+    @pytest.fixture(autouse=True)
+    def no_proxy_yet(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.lower(), raising=False)
+
+    def test_they_are_what_the_environment_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert proxies_for("https://a.table.core.windows.net") == {}
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy:8080")
+        monkeypatch.setenv("ALL_PROXY", "socks5://proxy:1080")
+        assert proxies_for("https://a.table.core.windows.net") == {"https": "http://proxy:8080"}
+        monkeypatch.setenv("NO_PROXY", ".core.windows.net")
+        assert proxies_for("https://a.table.core.windows.net") == {}
+
+    async def test_requests_go_through_the_proxy_with_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with RawServer(fine, keep=True) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
+            pipeline = Pipeline("http://tables.example.com", KEY)
+            await pipeline.get("http://tables.example.com/a()", {})
+            await pipeline.post("http://tables.example.com/$batch", {}, b"x")
+            await pipeline.close()
+        assert [request.line for request in proxy.seen] == [
+            "GET http://tables.example.com/a() HTTP/1.1",
+            "POST http://tables.example.com/$batch HTTP/1.1",
+        ]
+        password = base64.b64encode(b"user:password").decode()
+        assert {request.headers["proxy-authorization"] for request in proxy.seen} == {f"Basic {password}"}
+
+    async def test_the_environment_is_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with RawServer(fine) as server:
+            pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", KEY, QUICK)
+            monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+            await pipeline.get(f"http://127.0.0.1:{server.port}/someone/a()", {})
+            await pipeline.close()
+        assert len(server.seen) == 1
+
+
+class FakeSpan:
+    """As much of `azure.core.tracing.AbstractSpan` as the tracing policy wants."""
+
+    made: ClassVar[list[FakeSpan]] = []
+
+    def __init__(self, **_: Any) -> None:
+        self.span_instance = self
+        self.attributes: dict[str, Any] = {}
+        self.ended = False
+        self.made.append(self)
+
+    @classmethod
+    def change_context(cls, span: Any) -> Any:
+        return _Nothing()
+
+    @classmethod
+    def get_current_span(cls) -> Any:
+        return None
+
+    def to_header(self) -> dict[str, str]:
+        return {"traceparent": "00-1-2-01"}
+
+    def add_attribute(self, name: str, value: Any) -> None:
+        self.attributes[name] = value
+
+    def set_http_attributes(self, request: Any, response: Any = None) -> None:
+        self.attributes["status"] = response.status_code
+
+    def start(self) -> None: ...  # azure-core before 1.33
+
+    def finish(self) -> None:
+        self.ended = True
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class TestWhatIsTold:
+    @pytest.fixture
+    def tracing(self) -> Iterator[type[FakeSpan]]:
+        FakeSpan.made.clear()
+        settings.tracing_implementation.set_value(FakeSpan)
+        yield FakeSpan
+        settings.tracing_implementation.unset_value()
+
+    async def test_each_attempt_is_traced(self, tracing: type[FakeSpan]) -> None:
+        async with RawServer(busy) as server:
+            await get(server, AzureSasCredential("sv=1&sig=secret"))
+            await post(server)
+        assert len(tracing.made) == 5
+        assert all(span.ended and span.attributes["status"] == 503 for span in tracing.made)
+        assert all(request.headers["traceparent"] == "00-1-2-01" for request in server.seen)
+        assert "secret" not in str([span.attributes for span in tracing.made])
+
+    async def test_the_log_has_the_requests_without_keys_rows_and_signatures(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        async with RawServer(fine) as server:
+            await get(server, path="/someone/events()?$filter=PartitionKey%20eq%20'private'")
+            await get(server, AzureSasCredential("sv=1&sig=secret"))
+            await post(server)
+        assert "Request method: 'GET'" in caplog.text
+        assert "Response status: 200" in caplog.text
+        for private in ("private", "secret", "content'", "SharedKey"):
+            assert private not in caplog.text
+
+
+async def test_one_pipeline_serves_many_tasks() -> None:
+    async with RawServer(fine, keep=True) as server:
+        pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", KEY)
+        address = f"http://127.0.0.1:{server.port}/someone/a()"
+        replies = await asyncio.gather(*[pipeline.get(address, {}) for _ in range(50)])
+        assert {reply.status for reply in replies} == {200}
+        connections = server.connections
+        await asyncio.gather(*[pipeline.get(address, {}) for _ in range(20)])
+        assert server.connections == connections, "connections are kept"
+        await pipeline.close()
