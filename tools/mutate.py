@@ -52,6 +52,8 @@ _RELAY = (
 _IN_DOUBT = ("tests/unit/test_repository.py::test_a_copy_in_doubt_records_nothing_and_persists_the_same_commit",)
 _MEMORY = ("tests/conformance/test_memory.py",)
 _HARNESS = ("tests/faults/test_proxy.py::test_nothing_is_lost_doubled_or_out_of_order",)
+_PLAIN = ("tests/unit/test_plain.py",)
+_SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
 
 
@@ -190,6 +192,44 @@ MUTANTS = (
         "tables/outbox.py",
         (('[("replace", row, seen.tag)]', "[('upsert', row)]"),),
         _LEASES,
+    ),
+    Mutant("a plain event may have a value of any type", "plain.py", ((" not in self._kinds", " is None"),), _PLAIN),
+    Mutant("a plain event may have other fields", "plain.py", ((" or tuple(values) != self._names:", ":"),), _PLAIN),
+    Mutant("a plain event may have any number", "plain.py", (("if not is_exact(values[name]):", "if False:"),), _PLAIN),
+    Mutant("a plain class may have aliases", "plain.py", (("if not field.keys() <= _FIELD:", "if False:"),), _PLAIN),
+    Mutant("a plain class may have constraints", "plain.py", ((" if schema.keys() <= _PLAIN else None", ""),), _PLAIN),
+    Mutant("a plain class may be configured anyhow", "plain.py", (("config == _CONFIG and ", ""),), _PLAIN),
+    Mutant("a plain class may have an __init__", "plain.py", ((' and not schema.get("custom_init")', ""),), _PLAIN),
+    Mutant(
+        "a snapshot is used whatever its checksum is",
+        "snapshots.py",
+        ((" and digest == self._digest(stream, version, text)", ""),),
+        _SNAPSHOTS,
+    ),
+    Mutant("a snapshot is used by other code", "snapshots.py", ((", _code(aggregate_class)]", "]"),), _SNAPSHOTS),
+    Mutant(
+        "a snapshot is used by other events",
+        "snapshots.py",
+        (("[model, *aggregate_class.event_types.values()]", "[model]"),),
+        _SNAPSHOTS,
+    ),
+    Mutant(
+        "a snapshot is stored that gives another state",
+        "snapshots.py",
+        (("not self._read(text) == state == copy.snapshot()", "False"),),
+        _SNAPSHOTS,
+    ),
+    Mutant(
+        "a half restored aggregate is replayed on",
+        "repository.py",
+        (("return await self._load(id, to, None)", "continue"),),
+        _SNAPSHOTS,
+    ),
+    Mutant(
+        "a snapshot of a later version is loaded",
+        "events.py",
+        (("return found and (to_version is None or self.last_version <= to_version)", "return found"),),
+        _SNAPSHOTS,
     ),
 )
 

@@ -1,15 +1,17 @@
-"""The command line: `python -m bank serve|worker|rebuild|demo --store memory|sqlite:///bank.db|azure`."""
+"""The command line: `python -m bank serve|worker|rebuild|demo --store memory|sqlite:///FILE|azure`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from bank.backends import SettingsError, open_bank
 from bank.worker import stopped_by_signals, work, working
+from esazure.errors import StoreError
 
 
 def main() -> None:
@@ -23,15 +25,19 @@ def main() -> None:
     rebuilding = commands.add_parser("rebuild", help="make views anew from the events, while the bank is open")
     rebuilding.add_argument("views", nargs="*", metavar="VIEW", help="archive, customers, accounts; all when left out")
     commands.add_parser("demo", help="play the story of two customers, and check it")
-    for each in commands.choices.values():
+    for name, each in commands.choices.items():
         each.add_argument(
             "--store",
-            default="sqlite:///bank.db",
-            help="memory, sqlite:///FILE, or azure: connection strings in ESAZURE_TABLES and ESAZURE_SERVICEBUS",
+            # The demo wants to hear of all that happens, so its store is not the one that others work on.
+            default="sqlite:///demo.db" if name == "demo" else "sqlite:///bank.db",
+            help="memory, sqlite:///FILE, or azure: connection strings in ESAZURE_TABLES and ESAZURE_SERVICEBUS; "
+            "%(default)s when left out",
         )
     arguments = parser.parse_args()
     if arguments.store == "memory" and arguments.command != "serve":
         parser.error("memory is gone with its process: only `serve` makes sense of it")
+    if arguments.store == "memory" and arguments.no_worker:
+        parser.error("memory is this process's alone: without a worker inside nobody would work on it")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("azure").setLevel(logging.WARNING)  # its INFO is every request
     try:
@@ -48,6 +54,8 @@ def main() -> None:
                 asyncio.run(demo(arguments.store))
     except SettingsError as error:
         parser.error(str(error))
+    except StoreError as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 async def serve(store: str, host: str, port: int, *, worker: bool) -> None:

@@ -22,7 +22,7 @@ from bank.domain import (
     InvalidValueError,
     Money,
     Withdrawn,
-    non_blank,
+    person_name,
 )
 from esazure import Commit, IEventsService
 from esazure.commands import Command
@@ -34,9 +34,11 @@ def _email(value: object) -> object:
     return Email(value) if isinstance(value, str) else value
 
 
-def _more_than_nothing(money: Money) -> Money:
+def _payable(money: Money) -> Money:
     if not money.is_positive:
         raise InvalidValueError("the amount must be more than 0")
+    if money > (most := Money.most(money.currency)):
+        raise InvalidValueError(f"the amount must be at most {most}")
     return money
 
 
@@ -45,9 +47,9 @@ ATTEMPTS = 8
 
 
 CommandId = Annotated[str, Field(min_length=1, max_length=256)]
-Name = Annotated[str, AfterValidator(non_blank)]
+Name = Annotated[str, AfterValidator(person_name)]
 EmailAddress = Annotated[Email, BeforeValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
-Payment = Annotated[Money, AfterValidator(_more_than_nothing)]
+Payment = Annotated[Money, AfterValidator(_payable)]
 
 
 class CreateCustomer(Command):

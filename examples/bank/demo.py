@@ -1,7 +1,8 @@
 """`python -m bank demo`: the story of two customers, told at a terminal, and checked.
 
-It plays with new ids each time, so it can be repeated on the same store for as long as one likes. `tables.py` says how
-things look, `observers.py` how it knows.
+It plays with new ids each time, so it can be repeated on the same store for as long as one likes. No other worker may
+work on that store: it would take messages and letters, and the demo would wait for them. `tables.py` says how things
+look, `observers.py` how it knows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from bank.system import RATES, BankSystem
 from bank.views import account_card
 from bank.worker import working
 from esazure import ConcurrencyError
-from esazure.aggregate import token_of
 from esazure.errors import ValueTakenError
 from esazure.rebuild import rebuild
 
@@ -112,7 +112,7 @@ class Story:
             yield bank.system
 
     async def all_is_told(self) -> bool:
-        return not any(stream in self.cast.names for stream, _ in (await self.observer.read_store()).waiting)
+        return not any(stream in self.cast.names for stream, _ in await self.observer.read_outbox())
 
     async def balances(self, bank: BankSystem) -> tuple[Money, Money]:
         """By the view that is stored with the events."""
@@ -147,10 +147,12 @@ async def demo(store: str) -> None:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for it."""
+    """Wait for it, and look less often the longer it takes."""
+    pause = 0.05
     async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110 - others make it true, in other processes perhaps
-            await asyncio.sleep(0.05)
+        while not await condition():
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
 
 
 async def meet_again(story: Story) -> None:
@@ -277,7 +279,7 @@ async def crash(story: Story) -> None:
         account = await repository.rehydrate(story.cast.graces_account)
         account.deposit(Money.of(20, CAD), RATES)
         await repository.append(account)  # the first half of a persist; then the lights go out
-    waiting = {row for row in (await story.observer.read_store()).waiting if row[0] == graces}
+    waiting = {row for row in await story.observer.read_outbox() if row[0] == graces}
     assert waiting == {(graces, 3)}
     story.teller.say(f"Grace's deposit of {Money.of(20, CAD)} is stored. Nobody was told; its outbox row waits.")
 
@@ -287,7 +289,7 @@ async def recovery(bank: BankSystem, story: Story) -> None:
     account = await bank.bank.deposit(
         Deposit(command_id=str(uuid4()), account_id=cast.graces_account, money=Money.of(5, EUR))
     )
-    details = await bank.views.accounts.wait_for(cast.graces_account, token_of(account), timeout=PATIENCE)
+    details = await bank.views.accounts.wait_for(cast.graces_account, account.token, timeout=PATIENCE)
     assert details is not None
     assert details.balance == Money.of("72.68", CAD)
     story.teller.say(
@@ -300,9 +302,9 @@ async def look_at_everything(bank: BankSystem, story: Story) -> None:
     say, cast, show = story.teller.say, story.cast, story.teller.show
     story.teller.chapter("What is there, read without esazure")
     adas = await bank.bank.accounts.rehydrate(cast.adas_account)
-    await bank.views.customers.wait_for(cast.ada, token_of(adas), timeout=PATIENCE)
+    await bank.views.customers.wait_for(cast.ada, adas.token, timeout=PATIENCE)
     grace = await bank.bank.customers.rehydrate(cast.grace)
-    await bank.views.customers.wait_for(cast.grace, token_of(grace), timeout=PATIENCE)
+    await bank.views.customers.wait_for(cast.grace, grace.token, timeout=PATIENCE)
     letters = len([event for event in (await story.observer.read_store()).events if event.stream in cast.accounts])
 
     async def all_letters_are_sent() -> bool:

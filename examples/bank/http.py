@@ -6,25 +6,25 @@ answers the same. Its answer has a `Version-Token`: a GET with `?after=<token>` 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Annotated, Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
+from pydantic import Field, ValidationInfo, field_validator
 from typing_extensions import TypeVar
 
-from bank.commands import CreateCustomer, Deposit, EmailAddress, Name, OpenAccount, Payment, Withdraw
+from bank.commands import CreateCustomer, Deposit, EmailAddress, Name, OpenAccount, Withdraw
 from bank.domain import Account, Currency, Customer, Money
-from bank.problems import PROBLEMS, add_problems
+from bank.problems import PROBLEMS, ProblemsApp, add_problems
 from bank.system import BankSystem
 from bank.views import AccountCard, AccountDetails, CustomerItem, View, account_card
 from esazure import AggregateNotFoundError, AggregateRoot
-from esazure.aggregate import token_of
 from esazure.commands import Command
 from esazure.errors import InvalidCommandError
-from esazure.keys import split_stream_name
-from esazure.views import Views
+from esazure.views import Views, parse_token
 
 TOKEN = "Version-Token"  # noqa: S105 - not that kind of token
 
@@ -32,7 +32,6 @@ V = TypeVar("V", bound=View)
 
 _WHAT = "Chosen by you, such as a UUID. Sent again with the same key, a command happens once and answers the same."
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=256, description=_WHAT)]
-KeyIfAny = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=256, description=_WHAT)]
 After = Annotated[str | None, Query(description="A Version-Token: waits until what it stands for is shown.")]
 
 # An id is made from the key, so that a repeat finds what the first attempt made, also after a crash.
@@ -49,6 +48,24 @@ class NewCustomer(Command):
 class NewAccount(Command):
     customer_id: UUID
     currency: Currency
+
+
+class Transaction(Command):
+    """Money that comes or goes."""
+
+    currency: Currency
+    amount: Annotated[Decimal, Field(gt=0, le=Money.most(Currency.EUR).amount)]
+
+    @field_validator("amount")
+    @classmethod
+    def _of_the_currency(cls, amount: Decimal, info: ValidationInfo) -> Decimal:
+        if (currency := info.data.get("currency")) is not None:  # or that field has the error
+            Money(amount, currency)
+        return amount
+
+    @property
+    def money(self) -> Money:
+        return Money(self.amount, self.currency)
 
 
 class Created(View):
@@ -77,7 +94,7 @@ class CustomerAnswer(View):
 
 def create_app(system: BankSystem) -> FastAPI:
     """The bank as an ASGI application."""
-    app = FastAPI(title="Bank", description=__doc__ or "", responses=PROBLEMS)
+    app = ProblemsApp(title="Bank", description=__doc__ or "", responses=PROBLEMS)
     add_problems(app)
     app.include_router(_customers(system))
     app.include_router(_accounts(system))
@@ -92,17 +109,14 @@ def _customers(system: BankSystem) -> APIRouter:
         page: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: After = None
     ) -> CustomerPage:
         if after is not None:
-            with _refusing("after"):
-                kind, aggregate_id = split_stream_name(after.rpartition("@")[0])
-                if kind == Customer.aggregate_type:  # the archive shows nothing of accounts
-                    await views.archive.wait_for(aggregate_id, after)
+            customer_id = _check_feeds(after, {Customer: None})
+            await views.archive.wait_for(customer_id, after)
         with _refusing("page"):
             found = await views.archive.list(after=page, limit=limit)
         return CustomerPage(customers=list(found.views), next=found.next)
 
     @routes.post("", status_code=201)
-    async def create_customer(new: NewCustomer, response: Response, key: KeyIfAny = None) -> Created:
-        key = key or str(uuid4())
+    async def create_customer(new: NewCustomer, key: Key, response: Response) -> Created:
         command = CreateCustomer(
             command_id=key,
             customer_id=uuid5(_CUSTOMERS, key),
@@ -116,6 +130,8 @@ def _customers(system: BankSystem) -> APIRouter:
 
     @routes.get("/{id}")
     async def get_customer(id: UUID, currency: Currency = Currency.EUR, after: After = None) -> CustomerAnswer:
+        if after is not None:
+            _check_feeds(after, {Customer: id, Account: None})
         customer = await _shown(views.customers, id, after, bank.customers.rehydrate)
         return CustomerAnswer(
             id=customer.id,
@@ -133,8 +149,7 @@ def _accounts(system: BankSystem) -> APIRouter:
     routes, bank, views = APIRouter(prefix="/accounts", tags=["accounts"]), system.bank, system.views
 
     @routes.post("", status_code=201)
-    async def open_account(new: NewAccount, response: Response, key: KeyIfAny = None) -> Created:
-        key = key or str(uuid4())
+    async def open_account(new: NewAccount, key: Key, response: Response) -> Created:
         command = OpenAccount(
             command_id=key, account_id=uuid5(_ACCOUNTS, key), customer_id=new.customer_id, currency=new.currency
         )
@@ -144,6 +159,8 @@ def _accounts(system: BankSystem) -> APIRouter:
 
     @routes.get("/{id}")
     async def get_account(id: UUID, after: After = None) -> AccountDetails:
+        if after is not None:
+            _check_feeds(after, {Account: id})
         return await _shown(views.accounts, id, after, bank.accounts.rehydrate)
 
     @routes.get("/{id}/balance")
@@ -155,18 +172,18 @@ def _accounts(system: BankSystem) -> APIRouter:
         return card
 
     @routes.put("/{id}/deposit")
-    async def deposit(id: UUID, money: Payment, key: Key, response: Response) -> AccountCard:
-        return _moved(await bank.deposit(Deposit(command_id=key, account_id=id, money=money)), response)
+    async def deposit(id: UUID, transaction: Transaction, key: Key, response: Response) -> AccountCard:
+        return _moved(await bank.deposit(Deposit(command_id=key, account_id=id, money=transaction.money)), response)
 
     @routes.put("/{id}/withdraw")
-    async def withdraw(id: UUID, money: Payment, key: Key, response: Response) -> AccountCard:
-        return _moved(await bank.withdraw(Withdraw(command_id=key, account_id=id, money=money)), response)
+    async def withdraw(id: UUID, transaction: Transaction, key: Key, response: Response) -> AccountCard:
+        return _moved(await bank.withdraw(Withdraw(command_id=key, account_id=id, money=transaction.money)), response)
 
     return routes
 
 
 def _moved(account: Account, response: Response) -> AccountCard:
-    response.headers[TOKEN] = token_of(account)
+    response.headers[TOKEN] = account.token
     return account_card(account)
 
 
@@ -182,13 +199,28 @@ async def _shown(
     view = await views.get(id)
     if view is None:
         stored = await load(id)  # or there is nothing to wait for
-        after = after or token_of(stored)
+        after = after or stored.token
     if after is not None:
-        with _refusing("after"):
-            view = await views.wait_for(id, after)
+        view = await views.wait_for(id, after)
     if view is None:
         raise AggregateNotFoundError(str(id))
     return view
+
+
+def _check_feeds(after: str, feeding: Mapping[type[AggregateRoot[Any]], UUID | None]) -> UUID:
+    """The id of the aggregate a token is about: one of these classes, and of each this very one, or any (None).
+
+    Raises:
+        InvalidCommandError: nothing that this stands for is ever shown, so waiting would be in vain.
+    """
+    ids = {aggregate_class.aggregate_type: aggregate_id for aggregate_class, aggregate_id in feeding.items()}
+    with _refusing("after"):
+        kind, text, _ = parse_token(after)
+        if kind in ids:
+            aggregate_id = UUID(text) if ids[kind] is None else ids[kind]
+            if aggregate_id is not None and str(aggregate_id) == text:
+                return aggregate_id
+        raise ValueError("this is the token of something that is not shown here")
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Letters to customers: the port, and which events they are sent for.
 
-A message that comes again is dropped, so that each letter is sent once. A worker that dies after sending and before
-noting it down sends that one letter again, with the same id: sending and noting are two systems, and nobody can do both
-or neither. Whoever sends for real gives the id to the provider, many of which drop a repeat.
+A message that comes again is dropped, so that mostly each letter is sent once. One may be sent again, with the same id,
+when between sending it and noting it down a worker dies or loses its lane to another one, or the store is away: sending
+and noting are two systems, and nobody can do both or neither. Whoever sends for real gives the id to the provider, many
+of which drop a repeat.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class Notifier(Protocol):
 
 
 class LoggingNotifier:
-    """Writes them into the log, as if that were the letter box."""
+    """Writes into the log that there was one; addresses and names are not for logs."""
 
-    async def send(self, notification_id: UUID, recipient: str, text: str) -> None:  # noqa: ARG002 - an address is not for logs
-        _log.info("%s: %s", notification_id, text)
+    async def send(self, notification_id: UUID, recipient: str, text: str) -> None:  # noqa: ARG002 - see above
+        _log.info("letter %s", notification_id)
 
 
 def notification_id(envelope: EventEnvelope[AccountEvent], kind: str) -> UUID:

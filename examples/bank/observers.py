@@ -37,6 +37,8 @@ class Observer:
 
     where: str
     read_store: Callable[[], Awaitable[Stored]]
+    read_outbox: Callable[[], Awaitable[frozenset[tuple[str, int]]]]
+    """`Stored.waiting`, and nothing else of it: that can be asked often."""
     receive: Callable[[frozenset[StoredEvent]], Awaitable[Sequence[Published]]]
     """What was published so far; waits until these events are among it."""
     handlers: Sequence[IHandlerSet] = ()
@@ -45,7 +47,7 @@ class Observer:
 
 @asynccontextmanager
 async def observer_of(store: str) -> AsyncGenerator[Observer]:
-    """For `sqlite:///bank.db`, or `azure`. What ESAZURE_TABLES and ESAZURE_SERVICEBUS do not name is started.
+    """For `sqlite:///demo.db`, or `azure`. What ESAZURE_TABLES and ESAZURE_SERVICEBUS do not name is started.
 
     Raises:
         SettingsError: something else, which cannot be looked at from outside.
@@ -56,6 +58,7 @@ async def observer_of(store: str) -> AsyncGenerator[Observer]:
         yield Observer(
             f"SQLite, in {path}",
             lambda: asyncio.to_thread(read_file, path),
+            lambda: asyncio.to_thread(read_outbox_of_file, path),
             lambda wanted: _until_seen(seen, wanted),
             [onlooker(seen)],
         )
@@ -64,7 +67,7 @@ async def observer_of(store: str) -> AsyncGenerator[Observer]:
             yield observer
     else:
         raise SettingsError(
-            f"the demo looks into the store from outside: use sqlite:///bank.db or azure, not {store!r}"
+            f"the demo looks into the store from outside: use sqlite:///demo.db or azure, not {store!r}"
         )
 
 
@@ -98,11 +101,16 @@ def read_file(path: str) -> Stored:
         commits: list[tuple[str, int, str]] = connection.execute(
             "SELECT stream, first_version, payload FROM commits"
         ).fetchall()
-        outbox: list[tuple[str, int]] = connection.execute("SELECT stream, first_version FROM outbox").fetchall()
     return Stored(
         frozenset(event for stream, first, payload in commits for event in events_of_commit(stream, first, payload)),
-        frozenset(outbox),
+        read_outbox_of_file(path),
     )
+
+
+def read_outbox_of_file(path: str) -> frozenset[tuple[str, int]]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows: list[tuple[str, int]] = connection.execute("SELECT stream, first_version FROM outbox").fetchall()
+    return frozenset(rows)
 
 
 @asynccontextmanager
@@ -122,25 +130,37 @@ async def _azure() -> AsyncGenerator[Observer]:
             for subscription in (SUBSCRIPTION, DEMO):
                 topic.subscribe(subscription, requires_session=True)
             os.environ["ESAZURE_SERVICEBUS"] = double.connection_string
-        yield Observer(f"{streams}, table {TABLE!r}; messages go to {messages}", read_table, receive)
+        yield Observer(f"{streams}, table {TABLE!r}; messages go to {messages}", read_table, read_outbox_rows, receive)
 
 
 async def read_table() -> Stored:
-    """Every row, with azure-data-tables alone."""
-    from azure.data.tables.aio import TableClient  # noqa: PLC0415 - not for a bank on one machine
-
+    """Every row."""
     events: list[StoredEvent] = []
     waiting: list[tuple[str, int]] = []
+    async for row in _rows("RowKey ge ''"):
+        key: str = row["RowKey"]
+        if commit := _COMMIT.fullmatch(key):
+            first_version = 9_999_999_999 - int(commit["inverted"])
+            events += events_of_commit(commit["stream"], first_version, payload_of(row))
+        elif outbox := _OUTBOX.fullmatch(key):
+            waiting.append((outbox["stream"], int(outbox["first"])))
+    return Stored(frozenset(events), frozenset(waiting))
+
+
+async def read_outbox_rows() -> frozenset[tuple[str, int]]:
+    keys = [row["RowKey"] async for row in _rows("RowKey ge 'o.' and RowKey lt 'o/'")]
+    found = (outbox for key in keys if (outbox := _OUTBOX.fullmatch(key)))
+    return frozenset((outbox["stream"], int(outbox["first"])) for outbox in found)
+
+
+async def _rows(which: str) -> AsyncGenerator[Any]:
+    """With azure-data-tables alone."""
+    from azure.data.tables.aio import TableClient  # noqa: PLC0415 - not for a bank on one machine
+
     async with TableClient.from_connection_string(os.environ["ESAZURE_TABLES"], TABLE) as table:
         untyped: Any = table  # the SDK's types are incomplete
-        async for row in untyped.list_entities():
-            key: str = row["RowKey"]
-            if commit := _COMMIT.fullmatch(key):
-                first_version = 9_999_999_999 - int(commit["inverted"])
-                events += events_of_commit(commit["stream"], first_version, payload_of(row))
-            elif outbox := _OUTBOX.fullmatch(key):
-                waiting.append((outbox["stream"], int(outbox["first"])))
-    return Stored(frozenset(events), frozenset(waiting))
+        async for row in untyped.query_entities(which):
+            yield row
 
 
 def payload_of(row: Mapping[str, object]) -> str:

@@ -10,13 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bank.domain import DomainError, InsufficientFundsError, NoRateError
 from esazure import EsAzureError
 from esazure.commands import PROBLEM_MEDIA_TYPE, ProblemDetails, problem_details
 from esazure.errors import InvalidCommandError
 
-_UNAVAILABLE, _BAD_REQUEST = 503, 400
+_UNAVAILABLE, _NOT_ALLOWED = 503, 405
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _NAMES = {"command_id": "Idempotency-Key"}  # what a command calls differently than HTTP
 
 
@@ -35,9 +37,10 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
-_CONTENT = {"content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+_SCHEMA = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+_COMPONENTS: dict[str, Any] = {**_SCHEMA.pop("$defs"), Problem.__name__: _SCHEMA}
+_CONTENT = {"content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "No Idempotency-Key", **_CONTENT},
     404: {"description": "Not found", **_CONTENT},
     409: {"description": "Not as things stand", **_CONTENT},
     422: {"description": "What is wrong, field by field", **_CONTENT},
@@ -45,7 +48,16 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_problems(app: FastAPI) -> None:
+class ProblemsApp(FastAPI):
+    """Its OpenAPI page says what a problem looks like."""
+
+    def openapi(self) -> dict[str, Any]:
+        api = super().openapi()
+        api["components"]["schemas"].update(_COMPONENTS)
+        return api
+
+
+def add_problems(app: ProblemsApp) -> None:
     """Let every refusal of this application be a problem."""
 
     @app.exception_handler(EsAzureError)
@@ -70,20 +82,26 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def request_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        places: list[tuple[str, str, str]] = []
+        wrong: list[tuple[str, str]] = []
         for found in cast("list[dict[str, Any]]", error.errors()):
-            where, *path = map(str, found["loc"])
+            path = [str(part) for part in found["loc"]][1:]  # without where it is: body, query, header
             name = "" if found["type"] == "json_invalid" else ".".join(path)
-            places.append((where, name, str(found["msg"]).removeprefix("Value error, ")))
-        problem = problem_details(InvalidCommandError([(name, message) for _, name, message in places]))
-        if any(where == "header" for where, _, _ in places):
-            problem["status"] = _BAD_REQUEST
-        return _answer(problem)
+            # The name of an unknown field is input, and a lone surrogate in it could not be sent.
+            name = name.encode(errors="replace").decode()
+            wrong.append((name, str(found["msg"]).removeprefix("Value error, ")))
+        return _answer(problem_details(InvalidCommandError(wrong)))
 
     @app.exception_handler(HTTPException)
-    async def http_refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_refused(request: Request, error: HTTPException) -> JSONResponse:
         problem: ProblemDetails = {"type": "about:blank", "title": error.detail, "status": error.status_code}
-        return _answer(problem, error.headers)
+        headers = error.headers
+        if error.status_code == _NOT_ALLOWED:  # the router names the methods of one route, and a path can have several
+            asked = [(name, {**request.scope, "method": name}) for name in _METHODS]
+            allowed = [
+                name for name, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+            ]
+            headers = {"Allow": ", ".join(allowed)}
+        return _answer(problem, headers)
 
 
 def _answer(problem: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -40,6 +40,7 @@ from esazure.integration import Integration, IntegrationEvent, IntegrationMessag
 from esazure.ports import IEventProducer, IEventsRepository, IEventsService
 from esazure.repository import CommitStore
 from esazure.service import EventsService
+from esazure.snapshots import Snapshotted
 
 __all__ = [
     "AggregateNotFoundError",
@@ -72,6 +73,7 @@ __all__ = [
     "ReadOnlyAggregateError",
     "RefusedError",
     "RetryLaterError",
+    "Snapshotted",
     "StoreError",
     "StoreMismatchError",
     "StoreUnavailableError",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter, length_hint
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
@@ -30,6 +31,8 @@ class StreamState:
     """Where an aggregate stands against its stream; the library's side of an aggregate, kept apart from the user's."""
 
     stored_version: int = 0
+    snapshot_version: int = 0
+    """The version of the last usable snapshot."""
     pending: list[Any] = field(default_factory=list[Any])
     unusable: str | None = None
     """Why recording and persisting are refused, if they are."""
@@ -59,6 +62,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
     """UUID or str, read from the type parameter."""
 
     __parameters: ClassVar[tuple[Any, Any]]
+    __event_classes: ClassVar[frozenset[type[DomainEvent]]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +79,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
                 )
         union, id_type = cls.__parameters
         cls.event_types = _event_types(cls.__name__, union)
+        cls.__event_classes = frozenset(cls.event_types.values())
         cls.id_type = _id_type(cls.__name__, id_type)
 
     def __init__(self, id: TId) -> None:
@@ -97,6 +102,17 @@ class AggregateRoot(ABC, Generic[E, TId]):
         return self.__state.stored_version + len(self.__state.pending)
 
     @property
+    def token(self) -> str:
+        """`<stream>@<stored version>`, for `IViews.wait_for` like `Commit.token`: read what this copy has seen.
+
+        Pending events do not count. While nothing is stored there is nothing to wait for, and the token is refused.
+
+        Raises:
+            InvalidIdError: the id cannot be a key.
+        """
+        return f"{stream_of(self)}@{self.__state.stored_version}"
+
+    @property
     def pending(self) -> tuple[E, ...]:
         """Recorded but not yet stored, oldest first."""
         return tuple(self.__state.pending)
@@ -115,16 +131,18 @@ class AggregateRoot(ABC, Generic[E, TId]):
             UnusableAggregateError: an earlier `when` failed, a persist is under way, or its outcome is unknown.
         """
         state = self.__state
-        name = getattr(event, "event_type", type(event).__name__)
-        if self.event_types.get(name) is not type(event):
+        if type(event) not in self.__event_classes:
+            name = getattr(event, "event_type", type(event).__name__)
             raise UnknownEventTypeError(self.aggregate_type, name, tuple(self.event_types))
         if state.unusable is not None or state.in_doubt is not None or state.applying or state.persisting:
-            raise UnusableAggregateError(f"{stream_of(self)} cannot record {name}: {_why_not(state)}")
+            raise UnusableAggregateError(f"{stream_of(self)} cannot record {event.event_type}: {_why_not(state)}")
         state.applying = True
         try:
             self.when(event)
         except BaseException:
-            state.unusable = f"applying {name} failed and may have left its state half changed; load it again"
+            state.unusable = (
+                f"applying {event.event_type} failed and may have left its state half changed; load it again"
+            )
             raise
         finally:
             state.applying = False
@@ -133,17 +151,11 @@ class AggregateRoot(ABC, Generic[E, TId]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} at version {self.version}, {len(self.__state.pending)} pending>"
 
-    @staticmethod
-    def __state_of__(aggregate: AggregateRoot[Any, Any]) -> StreamState:
-        return aggregate.__state
-
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
-
-def state_of(aggregate: AggregateRoot[Any, Any]) -> StreamState:
-    """The library's side of an aggregate, for repositories."""
-    return AggregateRoot.__state_of__(aggregate)
+state_of: Callable[[AggregateRoot[Any, Any]], StreamState] = attrgetter("_AggregateRoot__state")
+"""The library's side of an aggregate, for repositories: private to users, by a name that their classes cannot take."""
 
 
 def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
@@ -153,15 +165,6 @@ def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
         InvalidIdError: the id cannot be a key.
     """
     return stream_name(type(aggregate).aggregate_type, id_text(aggregate.id))
-
-
-def token_of(aggregate: AggregateRoot[Any, Any]) -> str:
-    """`<stream>@<stored version>`, like `Commit.token`: what a view has to show to show this aggregate as it is here.
-
-    Raises:
-        InvalidIdError: the id cannot be a key.
-    """
-    return f"{stream_of(aggregate)}@{state_of(aggregate).stored_version}"
 
 
 def id_text(id: UUID | str) -> str:
@@ -185,6 +188,8 @@ def accept(aggregate: AggregateRoot[Any, Any], commit: Commit[Any]) -> None:
     state = state_of(aggregate)
     state.in_doubt = None
     state.stored_version = commit.last_version
+    if commit.record.snapshot is not None:
+        state.snapshot_version = commit.last_version
     del state.pending[: commit.record.count]
 
 
@@ -200,7 +205,7 @@ def replay(
         UnknownEventTypeError: a stored name is not declared.
     """
     state = state_of(aggregate)
-    when, decode = aggregate.when, codec.decode
+    when, validators = aggregate.when, codec.validators
     version = state.stored_version
     state.applying = True
     try:
@@ -211,21 +216,24 @@ def replay(
                     f"{record.stream}: after version {version} comes a commit of {record.count} events at "
                     f"{record.first_version} with {len(lines)} payloads: rows were removed, or written by others"
                 )
-            for line in lines:
-                if version == to:
-                    break
-                event = decode(record.stream, version + 1, line)
-                try:
-                    when(event)
-                    version += 1
-                    continue
-                except Exception as error:  # noqa: BLE001 - user code may raise anything
-                    why = f"{type(error).__name__} at {place_of(error)}"
-                # Outside the handler: the text of that exception may quote the event, so it is not chained.
-                raise CorruptStreamError(
-                    f"{record.stream}: {type(aggregate).__name__}.when refused the stored {event.event_type} of "
-                    f"version {version + 1} with {why}; it must accept every event ever stored"
-                )
+            if to is not None:
+                del lines[to - version :]
+            left = iter(lines)
+            try:
+                for line in left:
+                    name, _, json = line.partition(" ")
+                    when(validators[name](json))
+                version += len(lines)
+                continue
+            except Exception as error:  # noqa: BLE001 - user code may raise anything
+                why = f"{type(error).__name__} at {place_of(error)}"
+            # Outside the handler: the text of that exception may quote the event, so it is not chained.
+            version += len(lines) - length_hint(left)
+            event = codec.decode(record.stream, version, line)  # raises when it was not `when` that failed
+            raise CorruptStreamError(
+                f"{record.stream}: {type(aggregate).__name__}.when refused the stored {event.event_type} of "
+                f"version {version} with {why}; it must accept every event ever stored"
+            )
     finally:
         state.applying = False
     state.stored_version = version

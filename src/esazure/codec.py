@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, from_json
 
 from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
 from esazure.events import E, is_stored_name
+from esazure.plain import PlainEvents
 
 
 class EventCodec(Generic[E]):
@@ -24,15 +25,17 @@ class EventCodec(Generic[E]):
         for event_type in event_types.values():
             event_type.model_rebuild()  # events build their schemas late; until then their configuration is ignored
         # Bound once: the validator's own method is the fastest way from JSON to a model.
-        self._validators: dict[str, Callable[[str], E]] = {
+        self.validators: dict[str, Callable[[str], E]] = {
             name: event_type.__pydantic_validator__.validate_json for name, event_type in event_types.items()
         }
-        self._serializers = {
-            name: event_type.__pydantic_serializer__.to_json for name, event_type in event_types.items()
+        """Stored name -> what reads the JSON behind it, for loops that cannot afford `decode`; they fall back to it."""
+        self._writers = {
+            name: (event_type.__pydantic_serializer__.to_json, PlainEvents.of(event_type))
+            for name, event_type in event_types.items()
         }
 
     def encode(self, stream: str, event: E) -> str:
-        """One line, read back and compared before it is let through.
+        """One line, read back and compared before it is let through; only plain events (`plain.py`) need no proof.
 
         An event that is stored and cannot be loaded makes its whole stream unreadable; one that comes back different is
         worse. Both happen more easily than one thinks: with `exclude`, secrets, a subclass in a field,
@@ -42,13 +45,16 @@ class EventCodec(Generic[E]):
             EventNotStorableError: the event cannot be written as JSON, not be read back, or comes back different.
         """
         name = event.event_type
+        to_json, plain = self._writers[name]
         try:
+            if plain is not None and plain.have(event):
+                return f"{name} {to_json(event).decode()}"
             # Without its warnings: they quote the value.
-            json = self._serializers[name](event, by_alias=True, warnings=False).decode()
+            json = to_json(event, by_alias=True, warnings=False).decode()
             if "NaN" in json or "Infinity" in json:  # which other readers of JSON refuse; a text may hold the words
                 from_json(json, allow_inf_nan=False)
             # The fields alone: __eq__ of a model also compares what is not stored.
-            if self._validators[name](json).__dict__ == event.__dict__:
+            if self.validators[name](json).__dict__ == event.__dict__:
                 return f"{name} {json}"
             why = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
         except PydanticSerializationError as error:
@@ -66,10 +72,10 @@ class EventCodec(Generic[E]):
             CorruptStreamError: the JSON is damaged, or its class no longer accepts it.
         """
         name, _, json = line.partition(" ")
-        validate = self._validators.get(name)
+        validate = self.validators.get(name)
         if validate is None:
             if is_stored_name(name):
-                raise UnknownEventTypeError(stream, name, tuple(self._validators))
+                raise UnknownEventTypeError(stream, name, tuple(self.validators))
             # What stands in its place may be payload, so it is not quoted.
             raise CorruptStreamError(
                 f"{stream}: version {version} cannot be read: it does not begin with a stored name"

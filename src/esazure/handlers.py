@@ -90,6 +90,27 @@ class IEventHandler(Protocol):
 class IHandlerSet(Protocol):
     """What a consumer is made with."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Unique in a consumer."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def interests(self) -> Interests:
+        """Which events its handlers want, all of them together."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def needs_history(self) -> bool:
+        """Whether an event that one of its handlers misses does damage that lasts.
+
+        If so, only a consumer that has positions and a source may serve it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def handlers(self) -> Sequence[IEventHandler] | Awaitable[Sequence[IEventHandler]]:
         """Those that are to be served now; asked for each message. May be a coroutine function."""
@@ -148,6 +169,11 @@ class _OneByOne(IEventHandler, Generic[T]):
     def interests(self) -> Interests:
         """What was registered with `on`."""
         return MappingProxyType(self._interests)
+
+    @property
+    def needs_history(self) -> bool:
+        """No: what does not arrive is not acted on."""
+        return False
 
     def handlers(self) -> Sequence[IEventHandler]:
         """Itself."""

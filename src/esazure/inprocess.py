@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from esazure.aggregate import AggregateRoot
@@ -32,7 +31,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds a stream rests after a failure: four times as long each time, up to the longest."""
 
 _GROWS = 4
-_REMEMBERED = 1_000  # streams that are being tried again
+_REMEMBERED = 1_000  # streams, before any of them is looked at whether it is still of interest
+_FORGOTTEN_AFTER = 300.0  # seconds in which a stream was ready to be tried, and was not: somebody else has
 
 _log = logging.getLogger("esazure.inprocess")
 
@@ -82,6 +82,7 @@ class InProcessSubscription:
 
         Raises:
             StoreError: the store is not open.
+            ValueError: the consumer cannot serve what was registered after it was made.
         """
         try:
             await self._relay.run()
@@ -97,7 +98,7 @@ class InProcessSubscription:
         """Deliver what waits now, except for streams that rest after a failure. Returns `metrics`.
 
         Raises:
-            StoreError: the store is not open.
+            StoreError, ValueError: see `run`.
         """
         return await self._relay.run_once()
 
@@ -112,6 +113,7 @@ class InProcessSubscription:
 
         Raises:
             StoreError: the store could not be read.
+            ValueError: see `run`.
         """
         while True:
             steps = self._hands.steps
@@ -144,7 +146,9 @@ class _Relay(OutboxRelay):
         self._sweeping = asyncio.Lock()
 
     async def run_once(self, *, in_a_hurry: bool = False) -> RelayMetrics:
-        _ = self._store.store_id  # raises when the store is not open: a sweep would log it, again and again
+        # Both raise what a sweep would log, again and again.
+        _ = self._store.store_id
+        self._hands.check_consumer()
         async with self._sweeping:  # `drain` may be called beside `run`
             self._is_in_a_hurry = in_a_hurry
             return await super().run_once()
@@ -159,14 +163,21 @@ class _Work:
 
     first_version: int
     lane: Lane
-    left: deque[IntegrationMessage]
+    done: int = 0
+    """How many of its messages."""
     task: asyncio.Task[None] | None = None
-    """Handles the first of `left`. It outlives a turn of the relay, and is waited for in the next one."""
+    """Handles the next one. It outlives a turn of the relay, and is waited for in the next one."""
     tries: int = 0
     """How often that one has failed."""
     troubles: int = 0
     """How often that one has failed, had to wait or taken too long."""
-    rests_until: float = 0.0
+    rests_until: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether nothing has become of it for so long that another process must have finished it."""
+        is_idle = self.task is None or self.task.done()
+        return is_idle and time.monotonic() - self.rests_until > _FORGOTTEN_AFTER
 
     def rest(self) -> None:
         """Leave it alone for a while, and for longer each time."""
@@ -182,8 +193,13 @@ class _Hands(IEventProducer):
         self._consumer = consumer
         self._begun: dict[str, _Work] = {}
         """By stream."""
+        self._remembered = _REMEMBERED
         self.steps = 0
         """Grows whenever something has become of a message."""
+
+    def check_consumer(self) -> None:
+        """Raise what is wrong with it."""
+        self._consumer.lane()
 
     def check(self, commit: Commit[Any]) -> None:
         """Nothing is too large."""
@@ -191,8 +207,9 @@ class _Hands(IEventProducer):
     async def dispatch(self, commit: Commit[Any]) -> None:
         """Returns when the consumer is done with every message of the commit, or has set it aside."""
         work = await self._work_on(commit)
-        while work.left:
-            task = work.task = work.task or self._begin(work)
+        messages = messages_of(commit, whole, None)
+        while work.done < len(messages):
+            task = work.task = work.task or self._begin(work, messages[work.done])
             try:
                 # Not to be cancelled when the turn of the relay is over: what has begun goes on until the next one.
                 await asyncio.shield(task)
@@ -209,7 +226,7 @@ class _Hands(IEventProducer):
                     work.tries += 1
                     self.steps += 1
                 raise
-            work.left.popleft()
+            work.done += 1
             work.task, work.tries, work.troubles = None, 0, 0
             self.steps += 1
         del self._begun[commit.stream]
@@ -246,17 +263,22 @@ class _Hands(IEventProducer):
                 await asyncio.wait({work.task})
             work = None
         if work is None:
-            if len(self._begun) >= _REMEMBERED:
-                del self._begun[next(stream for stream, begun in self._begun.items() if begun.task is None)]
-            work = _Work(commit.first_version, self._consumer.lane(), deque(messages_of(commit, whole, None)))
-            self._begun[commit.stream] = work
+            self._forget()
+            work = self._begun[commit.stream] = _Work(commit.first_version, self._consumer.lane())
+        work.lane.distrust()  # between two turns the stream may have been another process's
         return work
 
-    def _begin(self, work: _Work) -> asyncio.Task[None]:
-        task = asyncio.create_task(work.lane.handle(work.left[0], work.tries + 1))
+    def _forget(self) -> None:
+        """Never one that is to be tried again: its tries would begin anew, and it would not rest."""
+        if len(self._begun) >= self._remembered:
+            self._begun = {stream: work for stream, work in self._begun.items() if not work.is_forgotten}
+            self._remembered = max(_REMEMBERED, 2 * len(self._begun))
+
+    def _begin(self, work: _Work, message: IntegrationMessage) -> asyncio.Task[None]:
+        task = asyncio.create_task(work.lane.handle(message, work.tries + 1))
 
         def done(_: object) -> None:
-            work.rests_until = 0.0
+            work.rests_until = time.monotonic()
             if not task.cancelled():
                 task.exception()  # there may be nobody left who asks for it
 

@@ -23,6 +23,9 @@ MAX_DENSE_COMMIT_BYTES = 3_100_000
 MAX_METADATA_CHARACTERS = 8_192
 """A commit's metadata as JSON; it also has to fit beside every message."""
 
+MAX_SNAPSHOT_CHARACTERS = 100_000
+"""A snapshot as JSON, and the payload beside it: whatever the characters, both fit the row of a commit."""
+
 MAX_COMMAND_ID = 256
 """Characters of a command id."""
 

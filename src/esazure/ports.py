@@ -9,7 +9,7 @@ one; our own classes inherit them all the same, so that a missing method is an e
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -68,6 +68,22 @@ class ICommitStore(Protocol):
         """The commits of a stream, oldest first.
 
         Those that end at or after `from_version` and, with `to_version`, begin at or before it.
+
+        Raises:
+            CorruptStreamError: a row cannot be what was written.
+            StoreError: the store could not be read.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def load(
+        self, stream: str, *, to_version: int | None = None, tag: str = "", within: int = 1_000
+    ) -> AsyncGenerator[Sequence[CommitRecord], None]:
+        """The commits of a whole stream by pages, oldest first; no page is empty.
+
+        Those that begin at or before `to_version`, and no more than some thousand of them in memory at once. With a
+        `tag` it begins with the newest commit that has a snapshot of that tag and ends at or before `to_version`, if
+        one is among the newest `within`.
 
         Raises:
             CorruptStreamError: a row cannot be what was written.

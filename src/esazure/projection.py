@@ -35,10 +35,10 @@ from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, as_class, codec_of, id_text, replay, stream_of
 from esazure.errors import CorruptStreamError
-from esazure.events import CommitRecord, DomainEvent, EventEnvelope
+from esazure.events import CommitRecord, DomainEvent, EventEnvelope, decode_metadata, decode_time
 from esazure.handlers import IEventHandler, IHandlerSet, Interests, Records, check_event
 from esazure.keys import split_stream_name
-from esazure.repository import CommitStore, decode_metadata, decode_time
+from esazure.repository import CommitStore
 from esazure.views import Change, Key, Views, key_text
 
 __all__ = ["Projection"]
@@ -87,7 +87,7 @@ class ReloadDecorator(Protocol[V, A]):
 class Projection(IHandlerSet, Generic[V]):
     """Keeps the views of one model up to date. Its name is theirs.
 
-    Give it to a `Consumer` that has positions and a source; without them a `fold` misses what was lost on the way.
+    Give it to a `Consumer` that has positions and a source; without them, one with a `fold` is refused.
     Register every function before it is used, with the same functions in every process.
     """
 
@@ -105,6 +105,11 @@ class Projection(IHandlerSet, Generic[V]):
     def interests(self) -> Interests:
         """Which events it wants. See `IEventHandler.interests`."""
         return {way.aggregate_class: way.wanted for way in self._ways.values()}
+
+    @property
+    def needs_history(self) -> bool:
+        """With a `fold`: a view that misses an event is wrong from then on."""
+        return any(isinstance(way, _Folded) for way in self._ways.values())
 
     def fold(
         self,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from types import MappingProxyType
+from os import urandom
 from typing import Any, Generic, Self
-from uuid import uuid4
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -41,7 +41,7 @@ from esazure.errors import (
     ReadOnlyAggregateError,
     UnusableAggregateError,
 )
-from esazure.events import Commit, CommitRecord
+from esazure.events import Commit, CommitRecord, decode_metadata, decode_time
 from esazure.inline import InlineViewReader, inline_views
 from esazure.keys import (
     MAX_COMMIT_BYTES,
@@ -54,9 +54,12 @@ from esazure.keys import (
 )
 from esazure.outbox import StreamOutbox
 from esazure.ports import ICommitStore, IEventsRepository, IOutbox, ViewRecord
+from esazure.snapshots import SnapshotCodec, snapshots_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 V = TypeVar("V", bound=BaseModel)
+
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def utc_now() -> datetime:
@@ -75,6 +78,16 @@ class CommitStore(ICommitStore):
 
     async def __aexit__(self, *_: object) -> None:
         """Close it. A backend with nothing to close inherits this."""
+
+    async def load(
+        self, stream: str, *, to_version: int | None = None, tag: str = "", within: int = 1_000
+    ) -> AsyncGenerator[Sequence[CommitRecord], None]:
+        """See `ICommitStore.load`. A backend that has streams in memory anyway inherits this."""
+        records = await self.read(stream, to_version=to_version)
+        newest_first = range(len(records) - 1, max(len(records) - within, 0) - 1, -1)
+        first = next((at for at in newest_first if records[at].has_snapshot(tag, to_version)), 0)
+        if records:
+            yield records[first:]
 
     def events(
         self,
@@ -112,6 +125,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self._class = as_class(aggregate_class)
         self._views = inline_views(views)
         self._codec = codec_of(self._class)
+        self._snapshots = snapshots_of(self._class)
         self._store = store
         self._clock = clock
         self._outbox = StreamOutbox(store, self._commit_of) if outbox else None
@@ -175,18 +189,34 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         """Load and rebuild. See `IEventsRepository.rehydrate`."""
         if version is not None and not 1 <= version <= MAX_VERSION:
             raise ValueError(f"versions count from 1 to {MAX_VERSION:,}, there is no version {version}")
+        aggregate = await self._load(id, version, self._snapshots)
+        if not aggregate.version:
+            raise AggregateNotFoundError(stream_of(aggregate))
+        if version is not None:
+            if aggregate.version < version:
+                raise AggregateNotFoundError(stream_of(aggregate), version)
+            state_of(aggregate).read_only = True
+        return aggregate
+
+    async def _load(self, id: TId, to: int | None, snapshots: SnapshotCodec[A] | None) -> A:
         aggregate = self._class(id)
         if aggregate.pending:
             raise TypeError(f"{self._class.__name__}.__init__ must not record: every load would; use a class method")
         stream = stream_of(aggregate)
-        records = await self._store.read(stream, to_version=version)
-        if not records:
-            raise AggregateNotFoundError(stream)
-        replay(aggregate, records, self._codec, to=version)
-        if version is not None:
-            if aggregate.version < version:
-                raise AggregateNotFoundError(stream, version)
-            state_of(aggregate).read_only = True
+        if snapshots is None:
+            pages = self._store.load(stream, to_version=to)
+        else:
+            # Every commit has an event, so the last snapshot is not further back; but for the commit that `to` may cut.
+            within = snapshots.every + (to is not None)
+            pages = self._store.load(stream, to_version=to, tag=snapshots.tag, within=within)
+        async with aclosing(pages):
+            async for page in pages:
+                first = page[0]
+                if snapshots is not None and not aggregate.version and first.has_snapshot(snapshots.tag, to):
+                    if not snapshots.restore(aggregate, first.last_version, first.snapshot or ""):
+                        return await self._load(id, to, None)
+                    page = page[1:]  # noqa: PLW2901 - the rest of it
+                replay(aggregate, page, self._codec, to=to)
         return aggregate
 
     def _commit_to_send(self, aggregate: A, command_id: str | None) -> Commit[Any] | None:
@@ -243,7 +273,8 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
 
     def _new_commit(self, aggregate: A, command_id: str | None) -> Commit[Any]:
         state = state_of(aggregate)
-        stream = stream_of(aggregate)
+        aggregate_id = id_text(aggregate.id)
+        stream = stream_name(aggregate.aggregate_type, aggregate_id)
         if command_id is not None:
             command_key(command_id)
         recorded = tuple(state.pending)
@@ -256,17 +287,16 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             raise ValueError("the clock of a store must return times with a zone, as datetime.now(UTC) does")
         record = CommitRecord(
             stream=stream,
-            commit_id=uuid4().hex,
+            commit_id=urandom(16).hex(),
             first_version=state.stored_version + 1,
             count=len(recorded),
             occurred_at=now.isoformat(),
             metadata=metadata_json,
             payload=payload,
             command_id=command_id,
+            snapshot=None if self._snapshots is None else self._snapshots.take(aggregate, payload),
         )
-        return Commit(
-            record, aggregate.aggregate_type, id_text(aggregate.id), now, self._store.store_id, metadata, recorded
-        )
+        return Commit(record, aggregate.aggregate_type, aggregate_id, now, self._store.store_id, metadata, recorded)
 
     def _commit_of(self, record: CommitRecord) -> Commit[Any]:
         """A stored commit, decoded."""
@@ -298,48 +328,20 @@ def check_limits(record: CommitRecord, views: Sequence[ViewRecord] = ()) -> None
         CommitTooLargeError: over 3.5 MiB of payload and inline views (3.1 million bytes once compressed), 8,192
             characters of metadata, or version 9,999,999,998.
     """
-    data = "".join([record.payload, *(view.text for view in views)]).encode()
-    size, most = len(data), MAX_COMMIT_BYTES
-    if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:
-        size, most = len(zlib.compress(data)), MAX_DENSE_COMMIT_BYTES
-    if size > most:
-        raise CommitTooLargeError(
-            f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {most:,} fit: "
-            "persist more often, or keep large content outside and its reference in the event"
-        )
+    texts = [record.payload, *(view.text for view in views)]
+    if sum(map(len, texts)) * _LONGEST_CHARACTER > MAX_DENSE_COMMIT_BYTES:
+        data = "".join(texts).encode()
+        size, most = len(data), MAX_COMMIT_BYTES
+        if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:
+            size, most = len(zlib.compress(data)), MAX_DENSE_COMMIT_BYTES
+        if size > most:
+            raise CommitTooLargeError(
+                f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {most:,} fit: "
+                "persist more often, or keep large content outside and its reference in the event"
+            )
     if len(record.metadata) > MAX_METADATA_CHARACTERS:
         raise CommitTooLargeError(
             f"{record.stream}: metadata of {len(record.metadata):,} characters, at most {MAX_METADATA_CHARACTERS:,} fit"
         )
     if record.last_version > MAX_VERSION:
         raise CommitTooLargeError(f"{record.stream}: a stream ends at version {MAX_VERSION:,}")
-
-
-def decode_time(record: CommitRecord) -> datetime:
-    """The stored time.
-
-    Raises:
-        CorruptStreamError: not an ISO 8601 time with a zone.
-    """
-    try:
-        occurred_at = datetime.fromisoformat(record.occurred_at)
-    except ValueError:
-        occurred_at = None
-    if occurred_at is None or occurred_at.tzinfo is None:
-        raise CorruptStreamError(f"{record.stream}: the time at version {record.first_version} is damaged")
-    return occurred_at
-
-
-def decode_metadata(record: CommitRecord) -> Mapping[str, str]:
-    """The stored metadata.
-
-    Raises:
-        CorruptStreamError: not a JSON object of strings.
-    """
-    try:
-        found: object = json.loads(record.metadata)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise CorruptStreamError(f"{record.stream}: the metadata at version {record.first_version} is damaged")
-    return MappingProxyType(found)

@@ -32,7 +32,7 @@ from esazure.errors import (
 from esazure.generations import GenerationPointer
 from esazure.keys import MAX_STREAM_NAME, split_stream_name
 
-__all__ = ["IViews", "Page", "Views"]
+__all__ = ["IViews", "Page", "Views", "parse_token"]
 
 V = TypeVar("V", bound=BaseModel)
 Key = str | UUID
@@ -292,6 +292,18 @@ def key_text(key: Key) -> str:
 
 def _serialized(view: BaseModel) -> str:
     return view.__pydantic_serializer__.to_json(view, by_alias=True, warnings=False).decode()
+
+
+def parse_token(token: str) -> tuple[str, str, int]:
+    """The aggregate type, the aggregate id and the version that a `Commit.token` stands for.
+
+    For whoever gets tokens from outside, to refuse those of streams that never feed the view asked.
+
+    Raises:
+        ValueError: not a token.
+    """
+    stream, version = _parsed(token)
+    return *split_stream_name(stream), version
 
 
 def _parsed(token: str) -> tuple[str, int]:

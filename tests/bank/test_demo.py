@@ -87,7 +87,7 @@ def test_a_damaged_store_is_noticed(tmp_path: Path) -> None:
 def test_a_store_that_is_none_is_refused() -> None:
     done = bank("demo", "--store", "bank.db")
     assert done.returncode == 2
-    assert "use sqlite:///bank.db or azure" in done.stderr
+    assert "use sqlite:///demo.db or azure" in done.stderr
 
 
 @pytest.mark.azurite

@@ -193,10 +193,10 @@ class TestMoney:
     def test_an_exchange_into_more_than_there_is_is_refused(self) -> None:
         for rate in ("2", "1e100", "1e999999"):
             with pytest.raises(InvalidValueError, match="up to"):
-                Money.most(USD).exchanged(Decimal(rate), CAD)
+                money("1e24", USD).exchanged(Decimal(rate), CAD)
 
     @pytest.mark.parametrize(
-        "amount", ["1.005", "0.001", "nan", "inf", "-inf", "1e16", "1e999999", "-1e99999999", "1e-99999999", "ten", ""]
+        "amount", ["1.005", "0.001", "nan", "inf", "-inf", "1e25", "1e999999", "-1e99999999", "1e-99999999", "ten", ""]
     )
     def test_refuses_what_is_no_amount(self, amount: str) -> None:
         with pytest.raises(InvalidValueError):

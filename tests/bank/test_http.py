@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from esazure.events import CommitRecord
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOBODY = UUID(int=0)
+MOST = "1000000000000000"
 
 
 class TestCustomers:
@@ -92,9 +94,38 @@ class TestCustomers:
         assert {str(customer.id) for customer in made} <= {item["id"] for item in found}
         assert found[0].keys() == {"id", "first_name", "last_name"}
 
-    async def test_the_archive_does_not_wait_for_what_it_does_not_show(self, world: World) -> None:
+    @pytest.mark.parametrize("field", ["first_name", "last_name"])
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("\\ud800", "must not have line breaks or control characters"),
+            ("Ada\\nERROR all is lost", "must not have line breaks or control characters"),
+            ("\\u200b", "must not be blank"),
+            ("a" * 201, "must have at most 200 characters"),
+        ],
+    )
+    async def test_a_name_that_is_none_is_refused(self, world: World, field: str, name: str, message: str) -> None:
+        body = json.dumps({**world.ada, field: "?"}).replace("?", name)
+        headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
+        answer = await world.http.post("/customers", content=body, headers=headers)
+        assert_problem(answer, 422, errors={field: message})
+
+    @pytest.mark.parametrize("surrogate", ["email", "title", "\\ud800"])
+    async def test_a_lone_surrogate_anywhere_is_refused(self, world: World, surrogate: str) -> None:
+        body = json.dumps({**world.ada, "?": "!"}).replace("?", surrogate).replace("!", "\\ud800")
+        headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
+        assert_problem(await world.http.post("/customers", content=body, headers=headers), 422)
+
+    async def test_a_token_of_what_the_archive_never_shows_is_refused(self, world: World) -> None:
         account = await world.account(await world.customer())
-        assert (await world.http.get("/customers", params={"after": account.token})).status_code == 200
+        for token in (
+            account.token,
+            f"Account.{account.id}@x",
+            "Customer.x@1",
+            f"Customer.{str(NOBODY).upper()[1:]}@1",
+        ):
+            assert_problem(await world.http.get("/customers", params={"after": token}), 422)
+            # And at once: nothing is asked for it, so nothing is waited for.
 
     async def test_a_page_that_is_none_and_a_limit_that_is_too_high_are_refused(self, world: World) -> None:
         assert_problem(await world.get("/customers", page="*"), 422)
@@ -142,6 +173,19 @@ class TestAccounts:
         assert_problem(await world.get(f"/accounts/{NOBODY}/balance"), 404)
         assert_problem(await world.get("/accounts/x"), 422)
 
+    async def test_a_token_of_what_a_view_never_shows_is_refused(self, world: World) -> None:
+        account = await world.account(await world.customer())
+        owner = account.owner_id
+        for url, kind, token in (
+            (f"/accounts/{account.id}", "is of a customer", f"Customer.{owner}@1"),
+            (f"/accounts/{account.id}", "is of another account", f"Account.{NOBODY}@1"),
+            (f"/customers/{owner}", "is of another customer", f"Customer.{NOBODY}@1"),
+            (f"/customers/{owner}", "is of nothing in this bank", f"Branch.{owner}@1"),
+        ):
+            answer = await world.http.get(url, params={"after": token})
+            refused = assert_problem(answer, 422)
+            assert [error["field"] for error in refused["errors"]] == ["after"], kind
+
 
 class TestMoney:
     async def test_money_comes_and_goes(self, world: World) -> None:
@@ -168,12 +212,23 @@ class TestMoney:
         assert_problem(refused, 409)
         assert (await world.balance(account)) == "10.00"
 
-    @pytest.mark.parametrize("amount", ["0", "-1", "1.001", "NaN", "Infinity", "1e30", "much", None])
+    @pytest.mark.parametrize(
+        "amount", ["0", "-1", "1.001", "NaN", "Infinity", "1e15.5", "1000000000000000.01", "1e30", "much", None]
+    )
     async def test_an_amount_that_is_none_is_refused(self, world: World, amount: str | None) -> None:
         account = await world.account(await world.customer())
         answer = await world.put(f"/accounts/{account.id}/deposit", {"currency": "EUR", "amount": amount})
-        assert_problem(answer, 422)
+        assert [error["field"] for error in assert_problem(answer, 422)["errors"]] == ["amount"]
         assert (await world.balance(account)) == "0.00"
+
+    async def test_an_unknown_currency_is_refused(self, world: World) -> None:
+        answer = await world.put(f"/accounts/{NOBODY}/deposit", {"currency": "XXX", "amount": "1"})
+        assert [error["field"] for error in assert_problem(answer, 422)["errors"]] == ["currency"]
+
+    async def test_more_than_an_account_can_hold_is_refused(self, world: World) -> None:
+        account = await world.account(await world.customer(), holding=MOST)
+        answer = await world.put(f"/accounts/{account.id}/deposit", {"currency": "EUR", "amount": "0.01"})
+        assert_problem(answer, 422, errors={"amount": "more than an account can hold"})
 
     async def test_an_unknown_account_is_not_found(self, world: World) -> None:
         for way in ("deposit", "withdraw"):
@@ -207,6 +262,16 @@ class TestDetails:
         assert details["total_balance"] == {"amount": "134.00", "currency": "EUR"}
         in_dollars = (await world.get(f"/customers/{customer.id}", currency="USD")).json()
         assert in_dollars["total_balance"] == {"amount": "145.45", "currency": "USD"}
+
+    async def test_the_total_of_full_accounts_is_shown(self, world: World) -> None:
+        customer = await world.customer()
+        tokens = [(await world.account(customer, "EUR", holding=MOST)).token for _ in range(2)]
+        for token in tokens:
+            found = await world.get(f"/customers/{customer.id}", after=token)
+        assert found.status_code == 200, found.text
+        assert found.json()["total_balance"] == {"amount": "2000000000000000.00", "currency": "EUR"}
+        in_dollars = (await world.get(f"/customers/{customer.id}", currency="CAD")).json()
+        assert in_dollars["total_balance"] == {"amount": "2940000000000000.00", "currency": "CAD"}
 
     async def test_a_currency_that_is_none_is_refused(self, world: World) -> None:
         customer = await world.customer()
@@ -284,21 +349,38 @@ class TestSentTwice:
         answer = await world.post("/accounts", {"customer_id": str(account.owner_id), "currency": "USD"}, key=key)
         assert_problem(answer, 422, errors={"Idempotency-Key": "was used for another request"})
 
-    async def test_money_does_not_move_without_a_key(self, world: World) -> None:
+    @pytest.mark.parametrize("key", [None, "", "k" * 257])
+    async def test_nothing_happens_without_a_key(self, world: World, key: str | None) -> None:
         account = await world.account(await world.customer())
-        for key in (None, "k" * 257):
-            answer = await world.put(f"/accounts/{account.id}/deposit", {"currency": "EUR", "amount": "1"}, key=key)
-            assert_problem(answer, 400)
-            assert [error["field"] for error in answer.json()["errors"]] == ["Idempotency-Key"]
+        money = {"currency": "EUR", "amount": "1"}
+        fresh = ada()
+        requests: list[tuple[str, str, dict[str, str]]] = [
+            ("POST", "/customers", fresh),
+            ("POST", "/accounts", {"customer_id": str(account.owner_id), "currency": "EUR"}),
+            ("PUT", f"/accounts/{account.id}/deposit", money),
+            ("PUT", f"/accounts/{account.id}/withdraw", money),
+        ]
+        headers = {} if key is None else {"Idempotency-Key": key}
+        for method, url, body in requests:
+            answer = await world.http.request(method, url, json=body, headers=headers)
+            assert [error["field"] for error in assert_problem(answer, 422)["errors"]] == ["Idempotency-Key"]
         assert (await world.balance(account)) == "0.00"
+        assert (await world.system.bank.customers.rehydrate(account.owner_id)).version <= 2  # one account
+        assert (await world.post("/customers", fresh)).status_code == 201  # her address is free
 
 
 class TestProblems:
     async def test_unknown_routes_and_methods(self, world: World) -> None:
         assert_problem(await world.get("/nowhere"), 404)
-        refused = await world.put("/customers", {})
-        assert_problem(refused, 405)
-        assert set(refused.headers["Allow"].split(", ")) == {"GET"} or "POST" in refused.headers["Allow"]
+        for path, allowed in (
+            ("/customers", "GET, POST"),
+            (f"/customers/{NOBODY}", "GET"),
+            ("/accounts", "POST"),
+            (f"/accounts/{NOBODY}/deposit", "PUT"),
+        ):
+            refused = await world.http.request("DELETE", path)
+            assert_problem(refused, 405)
+            assert refused.headers["Allow"] == allowed
 
     async def test_a_body_that_is_no_json(self, world: World) -> None:
         answer = await world.http.post("/customers", content=b"{", headers={"Content-Type": "application/json"})
@@ -313,7 +395,11 @@ class TestOutages:
         async def away(*_: object, **__: object) -> None:
             raise StoreUnavailableError("no answer")
 
+        async def no_pages(*_: object, **__: object) -> AsyncIterator[object]:
+            yield await away()
+
         def begin() -> None:
+            monkeypatch.setattr(world.system.store, "load", no_pages)
             for call in ("read", "insert", "find_command", "read_view", "read_document", "write_document"):
                 monkeypatch.setattr(world.system.store, call, away)
             monkeypatch.setattr(world.system.store, "list_documents", away)
@@ -401,6 +487,22 @@ class TestOpenApi:
         }
         for operation in (operation for methods in api["paths"].values() for operation in methods.values()):
             assert "application/problem+json" in operation["responses"]["422"]["content"]
+        for path in ("/customers", "/accounts"):
+            assert {each["name"]: each["required"] for each in api["paths"][path]["post"]["parameters"]} == {
+                "Idempotency-Key": True
+            }
+
+    async def test_every_reference_leads_somewhere(self, world: World) -> None:
+        api = (await world.get("/openapi.json")).json()
+        found = list(references(api))
+        assert "#/components/schemas/FieldError" in found
+        for reference in found:
+            where, *path = reference.split("/")
+            assert where == "#", reference
+            place = api
+            for part in path:
+                assert part in place, reference
+                place = place[part]
 
 
 class TestLetters:
@@ -429,6 +531,15 @@ class TestLetters:
             return len(world.letters_about(account)) == 2
 
         await eventually(sent)
+
+
+def references(api: Any) -> Iterator[str]:
+    """Every $ref in it."""
+    for name, value in api.items() if isinstance(api, dict) else enumerate(api) if isinstance(api, list) else ():
+        if name == "$ref":
+            yield value
+        else:
+            yield from references(value)
 
 
 def assert_problem(answer: Any, status: int, *, errors: dict[str, str] | None = None) -> Any:

@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from httpx import AsyncClient, ConnectError, Response
@@ -67,8 +68,10 @@ async def listens(http: AsyncClient) -> bool:
 
 
 async def ada_opens_an_account(http: AsyncClient) -> tuple[Response, Response]:
-    customer = await http.post("/customers", json=ada())
-    account = await http.post("/accounts", json={"customer_id": customer.json()["id"], "currency": "EUR"})
+    customer = await http.post("/customers", json=ada(), headers={"Idempotency-Key": str(uuid4())})
+    assert customer.status_code == 201, customer.text
+    new = {"customer_id": customer.json()["id"], "currency": "EUR"}
+    account = await http.post("/accounts", json=new, headers={"Idempotency-Key": str(uuid4())})
     assert account.status_code == 201, account.text
     return customer, account
 

@@ -22,8 +22,8 @@ class TestSqliteStore(CommitStoreConformance):
             yield store
 
     async def overwrite(self, store: SqliteStore, record: CommitRecord) -> None:
-        change = "UPDATE commits SET count = ?, occurred_at = ?, metadata = ?, payload = ?"
-        values = (record.count, record.occurred_at, record.metadata, record.payload)
+        change = "UPDATE commits SET count = ?, occurred_at = ?, metadata = ?, snapshot = ?, payload = ?"
+        values = (record.count, record.occurred_at, record.metadata, record.snapshot, record.payload)
         with closing(sqlite3.connect(store._path)) as db, db:
             key = (record.stream, record.first_version)
             db.execute(f"{change} WHERE stream = ? AND first_version = ?", (*values, *key))
@@ -36,6 +36,6 @@ class TestSqliteStore(CommitStoreConformance):
         return SqliteStore(store._path)
 
     async def fill(self, store: SqliteStore, records: Sequence[CommitRecord]) -> None:
-        columns = "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id"
+        columns = "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot"
         with closing(sqlite3.connect(store._path)) as db, db:
-            db.executemany(f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(astuple, records))  # noqa: S608 - constants
+            db.executemany(f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(astuple, records))  # noqa: S608 - constants

@@ -123,6 +123,10 @@ class Recorder(IEventHandler, IHandlerSet):
         return self._interests
 
     @property
+    def needs_history(self) -> bool:
+        return False
+
+    @property
     def repeatable(self) -> bool:
         return self._repeatable
 

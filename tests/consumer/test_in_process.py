@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from tests.consumer.support import Account, Customer, Deposited, Greeted, Opened, Recorder, fails_at, store_events
 
-from esazure import AggregateRoot, EventEnvelope, EventsService
+from esazure import AggregateRoot, EventEnvelope, EventsService, inprocess
 from esazure.consumer import Consumer
 from esazure.errors import RetryLaterError, StoreError, StoreUnavailableError
 from esazure.handlers import EventHandlers, IHandlerSet, Reactions
 from esazure.inprocess import LONGEST_PAUSE, InProcessSubscription
 from esazure.memory import InMemoryStore
+from esazure.projection import Projection
 from esazure.relay import OutboxRelay
 from esazure.sqlite import SqliteStore
 from esazure.store import Store
@@ -179,6 +181,22 @@ async def test_a_store_that_is_not_open_makes_everything_raise(tmp_path: Path) -
     for work in (subscription.drain, subscription.run_once, subscription.run):
         with pytest.raises(StoreError, match="is not open"):
             await work()
+
+
+async def test_a_consumer_that_cannot_serve_what_was_registered_later_makes_everything_raise() -> None:
+    class Balance(BaseModel):
+        amount: int = 0
+
+    store = InMemoryStore()
+    projection = Projection(store.views(Balance))
+    consumer = Consumer("worker", [projection], positions=store, source=None)
+    subscription = InProcessSubscription(store, [Account], consumer)
+    projection.fold(Account, Deposited)(lambda view, envelope: view)
+    await deposit(store)
+    for work in (subscription.drain, subscription.run_once, subscription.run):
+        with pytest.raises(ValueError, match="balance folds events"):
+            await asyncio.wait_for(work(), 5)
+    assert await waiting(store) == 1
 
 
 async def test_run_delivers_until_it_is_stopped(store: Store) -> None:
@@ -468,6 +486,71 @@ async def test_what_another_process_has_finished_is_not_mixed_up_with_what_came_
         assert await subscription.drain() == 0
     assert theirs.versions("ada") == [1]
     assert mine.versions("ada") == [2]
+
+
+async def test_however_many_streams_fail_each_rests_and_is_tried_as_often_as_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inprocess, "_REMEMBERED", 3)
+    store, recorder = InMemoryStore(), Recorder(trouble=fails_at(1))
+    subscription, consumer = subscribe(store, recorder, attempts=3)
+    for number in range(10):
+        await deposit(store, f"a{number}")
+    for _ in range(3):
+        await subscription.run_once()
+    assert recorder.calls == 10
+    assert await subscription.drain() == 0
+    assert recorder.calls == 10 * 3
+    assert len(await consumer.parked()) == 10
+
+
+async def test_streams_that_another_process_has_finished_are_forgotten_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "_REMEMBERED", 3)
+    file = tmp_path / "bank.db"
+    async with SqliteStore(file) as one, SqliteStore(file) as two:
+        subscription, _ = subscribe(one, Recorder("mail", trouble=fails_at(1)))
+        hands = subscription._hands
+        for number in range(5):
+            await deposit(one, f"a{number}")
+        await subscription.run_once()
+        assert await subscribe(two, Recorder("mail"))[0].drain() == 0
+        for name in ("soon", "late"):
+            await deposit(one, name)
+            await subscription.run_once()
+            hands._remembered = 3  # or it would look again when there are twice as many
+            assert len(hands._begun) == (6 if name == "soon" else 2)
+            for work in hands._begun.values():
+                if work is not hands._begun["Account.soon"]:
+                    work.rests_until -= 2 * inprocess._FORGOTTEN_AFTER
+    assert set(hands._begun) == {"Account.soon", "Account.late"}
+
+
+async def test_a_stream_whose_handler_is_at_work_is_not_forgotten_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inprocess, "_REMEMBERED", 1)
+    store, handlers, go_on, calls = InMemoryStore(), EventHandlers("slow"), asyncio.Event(), []
+
+    @handlers.on(Account, Deposited)
+    async def slow(envelope: EventEnvelope[Deposited]) -> None:
+        calls.append(envelope.aggregate_id)
+        if envelope.aggregate_id == "ada":
+            await go_on.wait()
+
+    subscription, consumer = subscribe(store, handlers, lease=0.3)
+    await deposit(store, "ada")
+    await subscription.run_once()  # its turn is over
+    work = subscription._hands._begun["Account.ada"]
+    work.rests_until -= 2 * inprocess._FORGOTTEN_AFTER
+    await deposit(store, "grace")
+    await subscription.run_once()
+    assert subscription._hands._begun["Account.ada"] is work
+    go_on.set()
+    assert await subscription.drain() == 0
+    assert sorted(calls) == ["ada", "grace"]
+    assert (consumer.metrics.handled, consumer.metrics.duplicates) == (2, 0)
 
 
 async def test_drain_waits_for_the_other_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from tests.consumer.support import (
 )
 
 from esazure.consumer import Consumer, ParkedStream
+from esazure.documents import IDocumentStore
 from esazure.errors import HandlerFailedError, PoisonMessageError, RetryLaterError, StoreUnavailableError
 from esazure.handlers import EventHandlers
 from esazure.memory import InMemoryStore
@@ -82,6 +84,100 @@ async def test_a_poison_error_of_a_handler_parks_at_once() -> None:
     assert await outcome(consumer.lane(), (await deposits(store, "ada", 0))[0], 1) == "HandlerFailed"
     assert (await consumer.parked())[0].reason == "PoisonMessageError: TooOld: before the merger"
     assert never.calls == 1
+
+
+def beside_one_that_waits(failing: Recorder, *, attempts: int = 3) -> tuple[InMemoryStore, Consumer, Recorder]:
+    """A handler beside `failing` that makes messages wait, until it has no trouble any more."""
+    waiting = Recorder("waiting", trouble=fails_at(1, 2, error=lambda: RetryLaterError("away")))
+    store, consumer = setting(failing, waiting, attempts=attempts)
+    return store, consumer, waiting
+
+
+@KINDS
+async def test_while_another_one_waits_tries_are_counted_though_the_broker_does_not_count_them(
+    repeatable: bool,  # noqa: FBT001
+) -> None:
+    failing = Recorder("failing", trouble=fails_at(1), repeatable=repeatable)
+    store, consumer, _ = beside_one_that_waits(failing)
+    (message,) = await deposits(store, "ada", 0)
+    lane = consumer.lane()
+    for tries in (1, 2, 3, 3, 3, 3):
+        assert await outcome(lane, message, 1) == "wait"
+        assert failing.calls == tries
+        assert [parked.handler for parked in await consumer.parked()] == (["failing"] if tries == 3 else [])
+    assert consumer.metrics.parked == 1
+
+
+async def test_what_was_parked_while_another_one_waited_sets_the_message_aside_once_in_the_end() -> None:
+    failing = Recorder("failing", trouble=fails_at(1))
+    store, consumer, waiting = beside_one_that_waits(failing)
+    (message,) = await deposits(store, "ada", 0)
+    lane = consumer.lane()
+    for _ in range(5):
+        await outcome(lane, message, 1)
+    waiting.trouble = None
+    with pytest.raises(PoisonMessageError) as caught:
+        await lane.handle(message, 1)
+    assert (caught.value.reason, caught.value.description) == ("HandlerFailed", "failing: ValueError at version 1")
+    assert failing.calls == 3
+    assert waiting.versions("ada") == [1]
+    failing.trouble = None
+    assert await outcome(lane, message, 1) == "done"  # as a dead letter that was sent again
+
+
+@KINDS
+async def test_what_was_parked_while_another_one_waited_goes_on_with_the_next_message(repeatable: bool) -> None:  # noqa: FBT001
+    failing = Recorder("failing", trouble=fails_at(1), repeatable=repeatable)
+    store, consumer, waiting = beside_one_that_waits(failing)
+    messages = await deposits(store, "ada", 1)
+    lane = consumer.lane()
+    for _ in range(3):
+        await outcome(lane, messages[0], 1)
+    waiting.trouble = failing.trouble = None
+    assert await outcome(lane, messages[0], 1) == "HandlerFailed"
+    assert failing.seen == []
+
+    assert await outcome(lane, messages[1], 1) == "done"
+
+    assert failing.versions("ada") == waiting.versions("ada") == [1, 2]
+    assert await consumer.parked() == []
+
+
+async def test_tries_while_another_one_waited_and_attempts_of_the_broker_are_one_count() -> None:
+    failing = Recorder("failing", trouble=fails_at(1))
+    store, consumer, waiting = beside_one_that_waits(failing)
+    (message,) = await deposits(store, "ada", 0)
+    lane = consumer.lane()
+    assert await outcome(lane, message, 1) == "wait"
+    waiting.trouble = None
+    assert [await outcome(lane, message, attempt) for attempt in (1, 2)] == ["again", "HandlerFailed"]
+    assert failing.calls == 3
+
+
+async def test_each_message_that_has_to_wait_is_tried_as_often() -> None:
+    failing = Recorder("failing")
+    store, consumer, waiting = beside_one_that_waits(failing)
+    lane = consumer.lane()
+    for message in await deposits(store, "ada", 1):
+        failing.trouble, waiting.trouble = fails_at(1, 2), fails_at(1, 2, error=lambda: RetryLaterError("away"))
+        assert [await outcome(lane, message, 1) for _ in range(2)] == ["wait", "wait"]
+        failing.trouble = waiting.trouble = None
+        assert await outcome(lane, message, 1) == "done"
+    assert failing.versions("ada") == waiting.versions("ada") == [1, 2]
+    assert consumer.metrics.parked == 0
+
+
+async def test_a_message_that_waits_is_not_set_aside_for_one_that_was_resumed_meanwhile() -> None:
+    failing = Recorder("failing", trouble=fails_at(1), repeatable=False)
+    store, consumer, waiting = beside_one_that_waits(failing, attempts=1)
+    (message,) = await deposits(store, "ada", 0)
+    lane = consumer.lane()
+    assert await outcome(lane, message, 1) == "wait"
+    waiting.trouble = failing.trouble = None
+    assert await consumer.resume("failing", "Account.ada") == 1
+    lane.distrust()
+    assert await outcome(lane, message, 1) == "done"
+    assert failing.versions("ada") == waiting.versions("ada") == [1]
 
 
 @KINDS
@@ -210,6 +306,23 @@ async def test_resuming_what_is_not_parked_changes_nothing() -> None:
     assert recorder.versions("ada") == [1, 2]
 
 
+@KINDS
+async def test_resume_serves_what_was_missed_unless_a_message_with_its_effect_may_be_on_its_way(
+    repeatable: bool,  # noqa: FBT001
+) -> None:
+    recorder = Recorder(repeatable=repeatable)
+    store, consumer = setting(recorder)
+    messages = await deposits(store, "ada", 3)
+    await deliver(consumer, messages[:2])  # the others are on their way
+    calls = recorder.calls
+
+    assert await consumer.resume("recorder", "Account.ada") == (4 if repeatable else 2)
+
+    assert recorder.calls - calls == (1 if repeatable else 0)
+    assert await deliver(consumer, messages[2:]) == ["done", "done"]
+    assert recorder.versions("ada") == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("handler", "stream"), [("other", "Account.ada"), ("recorder", "Invoice.1"), ("recorder", "Account"), ("", "")]
 )
@@ -225,6 +338,143 @@ async def test_resuming_takes_positions_and_a_source() -> None:
         consumer = Consumer("worker", [Recorder()], positions=positions, source=source)
         with pytest.raises(ValueError, match="takes positions and a source"):
             await consumer.resume("recorder", "Account.ada")
+
+
+async def remembered(store: InMemoryStore, stream: str = "Account.ada") -> dict[str, list[str]]:
+    """Of which handlers the document of a stream says something."""
+    document = await store.read_document("positions-worker", stream)
+    said = {} if document is None else json.loads(document.text)
+    return {what: sorted(handlers) for what, handlers in said.items()}
+
+
+async def with_one_gone(documents: IDocumentStore, store: InMemoryStore) -> Consumer:
+    """Its handler `new` has seen two events; `old` got to the first, and was parked at the second before it went."""
+    messages = await deposits(store, "ada", 1)
+    old, new = Recorder("old", trouble=fails_at(2)), Recorder("new")
+    before = Consumer("worker", [old, new], positions=documents, source=store, attempts=1)
+    assert await deliver(before, messages, attempts=1) == ["done", "HandlerFailed"]
+    return Consumer("worker", [new], positions=documents, source=store, attempts=1)
+
+
+async def test_of_a_handler_that_is_gone_position_and_parking_can_be_forgotten() -> None:
+    store = InMemoryStore()
+    consumer = await with_one_gone(store, store)
+    assert await remembered(store) == {"positions": ["new", "old"], "parked": ["old"]}
+
+    await consumer.forget("old", "Account.ada")
+
+    assert await remembered(store) == {"positions": ["new"], "parked": []}
+    assert await consumer.parked() == []
+    assert await parked_documents(store) == 0
+
+
+async def test_a_forgotten_handler_that_comes_back_begins_with_the_first_event_and_no_other_does() -> None:
+    store = InMemoryStore()
+    await (await with_one_gone(store, store)).forget("old", "Account.ada")
+    old, new = Recorder("old"), Recorder("new")
+    again = Consumer("worker", [old, new], positions=store, source=store)
+    assert await deliver(again, await store_events(store, "ada", Deposited(amount=1))) == ["done"]
+    assert old.versions("ada") == [1, 2, 3]
+    assert new.versions("ada") == [3]
+
+
+async def test_a_handler_that_is_there_is_not_forgotten() -> None:
+    store, consumer = setting(Recorder("failing", trouble=fails_at(2)), attempts=1)
+    await deliver(consumer, await deposits(store, "ada", 1))
+    with pytest.raises(ValueError, match="worker still has the handler 'failing': resume it instead"):
+        await consumer.forget("failing", "Account.ada")
+    assert await remembered(store) == {"positions": ["failing"], "parked": ["failing"]}
+    assert await parked_documents(store) == 1
+
+
+async def test_to_forget_takes_a_stream_name_and_positions() -> None:
+    _, consumer = setting(Recorder())
+    with pytest.raises(ValueError, match="not a stream name"):
+        await consumer.forget("old", "Account")
+    forgetful = Consumer("worker", [Recorder()], positions=None, source=None)
+    with pytest.raises(ValueError, match="without positions: there is nothing to forget"):
+        await forgetful.forget("old", "Account.ada")
+
+
+@pytest.mark.parametrize(("handler", "stream"), [("nobody", "Account.ada"), ("old", "Account.nobody")])
+async def test_forgetting_what_is_not_remembered_changes_nothing(handler: str, stream: str) -> None:
+    store = InMemoryStore()
+    consumer = await with_one_gone(store, store)
+    before = await store.read_document("positions-worker", "Account.ada")
+    await consumer.forget(handler, stream)
+    assert await store.read_document("positions-worker", "Account.ada") == before
+    assert await store.read_document("positions-worker", "Account.nobody") is None
+    assert await parked_documents(store) == 1
+
+
+async def test_what_is_only_listed_any_more_is_struck_off_as_well() -> None:
+    """As after a death between the two writes."""
+    documents = Documents(store := InMemoryStore())
+    consumer = await with_one_gone(documents, store)
+    documents.before = lambda call, collection: StoreUnavailableError("away") if call == "delete" else None
+    with pytest.raises(StoreUnavailableError):
+        await consumer.forget("old", "Account.ada")
+    assert (await remembered(store), await parked_documents(store)) == ({"positions": ["new"], "parked": []}, 1)
+    documents.before = lambda call, collection: None
+    await consumer.forget("old", "Account.ada")
+    assert await parked_documents(store) == 0
+
+
+async def test_what_another_worker_writes_meanwhile_outlives_the_forgetting() -> None:
+    documents = Documents(store := InMemoryStore())
+    consumer = await with_one_gone(documents, store)
+    (message,) = await store_events(store, "ada", Deposited(amount=1))
+    other = Recorder("other")
+    write = documents.write_document
+
+    async def write_second(collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        documents.write_document = write
+        await deliver(Consumer("worker", [other], positions=store, source=store), [message])
+        return await write(collection, key, text, seen=seen)
+
+    documents.write_document = write_second
+    await consumer.forget("old", "Account.ada")
+
+    assert await remembered(store) == {"positions": ["new", "other"], "parked": []}
+    await deliver(Consumer("worker", [other], positions=store, source=store), [message])
+    assert other.versions("ada") == [1, 2, 3]
+    assert await consumer.parked() == []
+
+
+async def test_a_lane_at_work_does_not_bring_back_what_was_forgotten() -> None:
+    """As while a projection is rebuilt: the lane has served the generation that is gone."""
+    store = InMemoryStore()
+    messages = await deposits(store, "ada", 2)
+    old, new = Recorder("old", trouble=fails_at(2)), Recorder("new")
+    current = [old, new]
+    generations = Recorder("generations")
+    generations.handlers = lambda: tuple(current)
+    consumer = Consumer("worker", [generations], positions=store, source=store, attempts=1)
+    lane = consumer.lane()
+    for message in messages[:2]:
+        await outcome(lane, message)
+    current.remove(old)
+    await consumer.forget("old", "Account.ada")
+
+    assert await outcome(lane, messages[2]) == "done"
+
+    assert await remembered(store) == {"positions": ["new"], "parked": []}
+
+
+async def test_resuming_does_not_bring_back_what_was_forgotten_meanwhile() -> None:
+    documents = Documents(store := InMemoryStore())
+    consumer = await with_one_gone(documents, store)
+    await store_events(store, "ada", Deposited(amount=1))
+    write = documents.write_document
+
+    async def write_second(collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        documents.write_document = write
+        await consumer.forget("old", "Account.ada")
+        return await write(collection, key, text, seen=seen)
+
+    documents.write_document = write_second
+    assert await consumer.resume("new", "Account.ada") == 3
+    assert await remembered(store) == {"positions": ["new"], "parked": []}
 
 
 async def test_many_parked_streams_are_listed_up_to_a_limit() -> None:

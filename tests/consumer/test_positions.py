@@ -14,11 +14,12 @@ from tests.consumer.support import Documents, Noted, Opened, Recorder, deliver, 
 
 from esazure.consumer import Consumer, ParkedStream
 from esazure.consumer.positions import Place, Positions
+from esazure.documents import IDocumentStore
 from esazure.errors import CorruptStreamError, PoisonMessageError, RetryLaterError, StoreError, StoreUnavailableError
 from esazure.memory import InMemoryStore
 
 
-async def positions_of(store: InMemoryStore, stream: str = "Account.ada") -> dict[str, int]:
+async def positions_of(store: IDocumentStore, stream: str = "Account.ada") -> dict[str, int]:
     document = await store.read_document("positions-worker", stream)
     return {} if document is None else json.loads(document.text)["positions"]
 
@@ -163,6 +164,62 @@ async def test_of_two_workers_on_one_stream_none_takes_a_position_back() -> None
     assert slow.versions("ada") == [1, 2], "it has learnt from the conflict"
 
 
+async def test_a_lane_that_is_told_to_distrust_repeats_nothing_another_worker_has_done() -> None:
+    store, slow, quick = InMemoryStore(), Recorder(repeatable=False), Recorder(repeatable=False)
+    messages = await deposits(store, "ada", 3)
+    lane = Consumer("worker", [slow], positions=store, source=store).lane()
+    await lane.handle(messages[0])
+    await deliver(Consumer("worker", [quick], positions=store, source=store), messages[:3])
+    lane.distrust()
+    for message in messages[1:]:
+        await lane.handle(message)
+    assert slow.versions("ada") == [1, 4]
+    assert quick.versions("ada") == [2, 3]
+
+
+async def test_what_a_lane_distrusts_it_reads_once_and_trusts_again() -> None:
+    store, documents = InMemoryStore(), Documents()
+    messages = [*await deposits(store, "ada", 3), *await deposits(store, "grace", 0)]
+    lane = Consumer("worker", [Recorder()], positions=documents, source=store).lane()
+    for message in (messages[0], messages[1], messages[4]):
+        await lane.handle(message)
+    documents.calls.clear()
+    lane.distrust()
+    for message in (messages[2], messages[3], messages[4]):
+        await lane.handle(message)
+    assert [call.split()[0] for call in documents.calls] == ["read", "write", "write", "read"]
+
+
+async def test_a_lane_distrusts_until_the_position_could_be_read() -> None:
+    store, documents = InMemoryStore(), Documents()
+    slow, quick = Recorder(repeatable=False), Recorder(repeatable=False)
+    messages = await deposits(store, "ada", 1)
+    lane = Consumer("worker", [slow], positions=documents, source=store).lane()
+    await lane.handle(messages[0])
+    await deliver(Consumer("worker", [quick], positions=documents.inner, source=store), messages)
+    lane.distrust()
+    documents.before = lambda call, collection: StoreUnavailableError("away")
+    assert await outcome(lane, messages[1]) == "wait"
+    documents.before = lambda call, collection: None
+    assert await outcome(lane, messages[1]) == "done"
+    assert slow.versions("ada") == [1]
+    assert quick.versions("ada") == [2]
+
+
+async def test_a_lane_that_distrusts_still_knows_what_it_has_done_and_could_not_write_down() -> None:
+    store, documents, recorder = InMemoryStore(), Documents(), Recorder(repeatable=False)
+    lane = Consumer("worker", [recorder], positions=documents, source=store).lane()
+    messages = await deposits(store, "ada", 1)
+    await lane.handle(messages[0])
+    documents.before = lambda call, collection: StoreUnavailableError("away") if call == "write" else None
+    assert await outcome(lane, messages[1]) == "wait"
+    documents.before = lambda call, collection: None
+    lane.distrust()
+    assert await outcome(lane, messages[1]) == "done"
+    assert recorder.versions("ada") == [1, 2]
+    assert await positions_of(documents.inner) == {"recorder": 2}
+
+
 async def test_a_worker_that_finds_a_gap_looks_first_whether_another_one_was_there() -> None:
     store, slow, quick = InMemoryStore(), Recorder(repeatable=False), Recorder(repeatable=False)
     messages = await deposits(store, "ada", 4)
@@ -229,6 +286,19 @@ async def test_handlers_of_two_workers_do_not_overwrite_each_other() -> None:
         await one.handle(message)
         await two.handle(message)
     assert await positions_of(store) == {"old": 3, "new": 3}
+
+
+async def test_what_could_not_be_written_down_outlives_what_another_worker_has_written() -> None:
+    store, documents, mail = InMemoryStore(), Documents(), Recorder("mail", repeatable=False)
+    (message,) = await deposits(store, "ada", 0)
+    lane = Consumer("worker", [mail], positions=documents, source=store).lane()
+    documents.before = lambda call, collection: StoreUnavailableError("away") if call == "write" else None
+    assert await outcome(lane, message) == "wait"
+    documents.before = lambda call, collection: None
+    await deliver(Consumer("worker", [Recorder("view")], positions=documents.inner, source=store), [message])
+    assert await outcome(lane, message) == "done"
+    assert await positions_of(documents.inner) == {"mail": 1, "view": 1}
+    assert mail.calls == 1
 
 
 async def test_consumers_of_different_names_know_nothing_of_each_other() -> None:

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from tests.consumer.support import Account, Customer, Deposited, Greeted, Noted, Opened, Recorder, deposits
 
 from esazure import AggregateRoot, EventEnvelope, EventsService
 from esazure.consumer import Consumer
 from esazure.errors import CorruptStreamError, RetryLaterError, StoreError, StoreUnavailableError
-from esazure.handlers import EventHandlers, IEventHandler, Reactions
+from esazure.handlers import EventHandlers, IEventHandler, IHandlerSet, Interests, Reactions
 from esazure.memory import InMemoryStore
+from esazure.projection import Projection
 
 BAD_NAMES = ["", "Mail", "1st", "a b", "a/b", "a.b", "a" * 81, "é", "a\n"]
 
@@ -123,6 +125,77 @@ def test_numbers_and_thin_without_a_source_are_refused() -> None:
         Consumer("worker", [], positions=None, source=None, thin=True)
 
 
+class Balance(BaseModel):
+    """A view."""
+
+    amount: int = 0
+
+
+def folded(projection: Projection[Balance]) -> Projection[Balance]:
+    """Register a function which is wrong for good after an event that it missed."""
+
+    @projection.fold(Account, Deposited)
+    def add(view: Balance | None, envelope: EventEnvelope[Deposited]) -> Balance:
+        return Balance(amount=(0 if view is None else view.amount) + envelope.event.amount)
+
+    return projection
+
+
+WITHOUT_HISTORY = pytest.mark.parametrize("lacks", [{"positions"}, {"source"}, {"positions", "source"}])
+
+
+def lacking(lacks: set[str], store: InMemoryStore, *sets: IHandlerSet) -> Consumer:
+    return Consumer(
+        "worker",
+        sets,
+        positions=None if "positions" in lacks else store,
+        source=None if "source" in lacks else store,
+    )
+
+
+@WITHOUT_HISTORY
+def test_a_projection_that_folds_is_refused_without_history(lacks: set[str]) -> None:
+    store = InMemoryStore()
+    with pytest.raises(ValueError, match=r"balance folds events, .* give its consumer `positions` and `source`"):
+        lacking(lacks, store, Recorder(), folded(Projection(store.views(Balance))))
+
+
+@WITHOUT_HISTORY
+async def test_a_fold_that_is_registered_later_is_refused_when_a_lane_is_made_or_used(lacks: set[str]) -> None:
+    store = InMemoryStore()
+    projection = Projection(store.views(Balance))
+    consumer = lacking(lacks, store, projection)
+    lane = consumer.lane()
+    folded(projection)
+    with pytest.raises(ValueError, match="balance folds events"):
+        consumer.lane()
+    with pytest.raises(ValueError, match="balance folds events"):
+        await lane.handle((await deposits(store, "ada", 0))[0])
+
+
+async def test_a_projection_that_folds_is_served_when_there_is_history() -> None:
+    store = InMemoryStore()
+    views = store.views(Balance)
+    consumer = lacking(set(), store, folded(Projection(views)))
+    await consumer.lane().handle((await deposits(store, "ada", 2))[-1])
+    assert await views.get("ada") == Balance(amount=3)
+
+
+@WITHOUT_HISTORY
+async def test_a_projection_that_reloads_needs_no_history(lacks: set[str]) -> None:
+    store = InMemoryStore()
+    views = store.views(Balance)
+    projection = Projection(views, source=store)
+
+    @projection.reload(Account)
+    def show(view: Balance | None, account: Account) -> Balance:
+        return Balance(amount=account.balance)
+
+    consumer = lacking(lacks, store, projection)
+    await consumer.lane().handle((await deposits(store, "ada", 2))[-1])
+    assert await views.get("ada") == Balance(amount=3)
+
+
 async def test_what_is_registered_after_the_consumer_was_made_is_served_as_well() -> None:
     store, handlers, got = InMemoryStore(), EventHandlers("mail"), []
     consumer = Consumer("worker", [handlers], positions=store, source=None)
@@ -140,6 +213,10 @@ async def test_what_is_registered_after_the_consumer_was_made_is_served_as_well(
 
 class Changing:
     """A set whose handlers are others from time to time, and that is asked by awaiting it."""
+
+    name = "view"
+    interests: Interests = {Account: frozenset({Opened, Deposited})}  # noqa: RUF012 - as the interface has it
+    needs_history = False
 
     def __init__(self, *handlers: IEventHandler) -> None:
         self.now: Sequence[IEventHandler] = handlers

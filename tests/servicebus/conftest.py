@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from azure.servicebus import ServiceBusMessageBatch
+from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
 from tests.servicebus.receiving import Mailbox, Recorder, mailbox
 from tests.servicebus.support import Sends, open_connections
@@ -34,13 +34,15 @@ async def bus(double: ServiceBusDouble) -> AsyncIterator[ServiceBus]:
 
 @pytest.fixture
 def sends(monkeypatch: pytest.MonkeyPatch) -> Sends:
-    """How the SDK is asked to send: the sizes of the batches so far, and what to do before the next."""
+    """How the SDK is asked to send: the sizes of the batches, 0 for a message alone; and what to do before the next."""
     sends = Sends()
     send_messages = ServiceBusSender.send_messages
 
-    async def watched(sender: ServiceBusSender, message: ServiceBusMessageBatch, **options: Any) -> None:
+    async def watched(
+        sender: ServiceBusSender, message: ServiceBusMessageBatch | ServiceBusMessage, **options: Any
+    ) -> None:
         sends.before(len(sends.batches))
-        sends.batches.append(len(message))
+        sends.batches.append(len(message) if isinstance(message, ServiceBusMessageBatch) else 0)
         sends.timeouts.append(options["timeout"])
         await send_messages(sender, message, **options)
 

@@ -83,6 +83,13 @@ async def test_a_commit_that_fits_is_one_batch(bus: ServiceBus, sends: Sends) ->
     assert sends.batches == [60]
 
 
+async def test_a_message_alone_is_not_put_into_a_batch(bus: ServiceBus, double: ServiceBusDouble, sends: Sends) -> None:
+    commit = await commit_of("a")
+    await bus.producer("customers").dispatch(commit)
+    assert sends.batches == [0]
+    assert versions(double, commit) == [1]
+
+
 @pytest.fixture
 async def keeping() -> AsyncIterator[ServiceBusDouble]:
     """A broker that keeps duplicates."""

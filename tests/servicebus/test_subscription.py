@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from azure.servicebus.aio import ServiceBusClient
-from tests.servicebus.receiving import SUBSCRIPTION, Handled, Mailbox, Recorder, mailbox, running, until, waiting
-from tests.servicebus.support import open_connections, within
+from pydantic import BaseModel
+from tests.servicebus.receiving import SUBSCRIPTION, Handled, Mailbox, Recorder, dead, mailbox, running, until, waiting
+from tests.servicebus.support import Customer, Noted, open_connections, within
 
 from esazure.consumer import Consumer
-from esazure.errors import EsAzureError, RetryLaterError, SubscriptionError
+from esazure.errors import EsAzureError, PoisonMessageError, RetryLaterError, SubscriptionError
+from esazure.memory import InMemoryStore
+from esazure.projection import Projection
 from esazure.servicebus import ServiceBus, lanes, subscription
 from esazure.testing.servicebus import Faults, Ignore, MessageState, Reject, ServiceBusDouble
 
@@ -184,6 +189,23 @@ async def test_a_consumer_that_cannot_make_a_lane_does_not_end_the_run(
         await until(lambda: recorder.done)
     assert "RuntimeError" in caplog.text
     assert "private" not in caplog.text
+
+
+async def test_a_consumer_that_cannot_serve_what_was_registered_later_is_raised(
+    bus: ServiceBus, mail: Mailbox, double: ServiceBusDouble
+) -> None:
+    class Balance(BaseModel):
+        amount: int = 0
+
+    projection = Projection(InMemoryStore().views(Balance))
+    consumer = Consumer("worker", [projection], positions=None, source=None)
+    receiving = bus.subscription("customers", "all", consumer, sessions=2)
+    projection.fold(Customer, Noted)(lambda view, envelope: view)
+    await mail.send("a")
+    with pytest.raises(SubscriptionError, match="customers/all: balance folds events"):
+        await asyncio.wait_for(receiving.run(), 5)
+    assert [message.delivery_count for message in waiting(double)] == [0]
+    assert receiving.metrics.holding == 0
 
 
 async def test_it_runs_once_at_a_time(bus: ServiceBus) -> None:
@@ -359,6 +381,67 @@ async def test_a_lane_whose_lock_is_lost_is_cancelled_and_goes_on_elsewhere(reco
     assert other.versions("a") == [3, 4, 5, 6]
     assert other.begun[0] == Handled("a", 3, 2)
     assert first.metrics.lost == 1
+
+
+@pytest.mark.parametrize(
+    "then",
+    [None, ValueError(), RetryLaterError(), PoisonMessageError("HandlerFailed")],
+    ids=lambda then: type(then).__name__,
+)
+async def test_a_lane_is_lost_even_when_its_handler_takes_the_cancellation_for_something_else(
+    recorder: Recorder, then: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "FIRST_PAUSE", 30.0)
+
+    async def handle(call: Handled) -> None:
+        if call == Handled("a", 2, 1):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if then is not None:
+                    raise then from None
+
+    recorder.handle = handle
+    async with (
+        short_locks(1.0) as double,
+        mailbox(double) as mail,
+        ServiceBus.from_connection_string(double.connection_string) as bus,
+    ):
+        await mail.send("a", count=5)
+        receiving = bus.subscription("customers", "all", recorder, sessions=1)
+        async with asyncio.timeout(20), running(receiving):
+            await until(lambda: len(recorder.begun) == 2)
+            await until(lambda: len(waiting(double)) == 4)  # the first one is completed
+            double.advance(1.1)
+            await until(lambda: receiving.metrics.lost, seconds=3)
+            metrics = replace(receiving.metrics)
+            await until(lambda: not waiting(double))
+        assert dead(double) == []
+    assert (metrics.completed, metrics.abandoned, metrics.dead_lettered, metrics.unconfirmed) == (1, 0, 0, 0)
+    assert [call.attempt for call in recorder.begun if call.version == 2] == [1, 2]
+    assert [call.version for call in recorder.done if call.attempt > 1 or call.version != 2] == [1, 2, 3, 4, 5]
+    assert (receiving.metrics.lost, receiving.metrics.completed) == (1, 5)
+
+
+async def test_cancelled_it_ends_even_when_a_handler_takes_that_for_something_else(
+    bus: ServiceBus, mail: Mailbox, double: ServiceBusDouble, recorder: Recorder
+) -> None:
+    async def handle(call: Handled) -> None:
+        if call.version == 2:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    recorder.handle = handle
+    await mail.send("a", count=5)
+    run = asyncio.create_task(bus.subscription("customers", "all", recorder, sessions=1).run())
+    await until(lambda: len(recorder.begun) == 2)
+    run.cancel()
+    await asyncio.wait({run}, timeout=4)
+    assert run.cancelled()
+    assert [call.version for call in recorder.begun] == [1, 2]
+    left = waiting(double)[-3:]
+    assert [message.message_id for message in left] == ["a/3", "a/4", "a/5"]
+    assert {(message.state, message.delivery_count) for message in left} == {(MessageState.ACTIVE, 0)}
 
 
 async def test_a_handler_that_tidies_up_is_waited_for(recorder: Recorder) -> None:

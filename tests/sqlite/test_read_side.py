@@ -210,8 +210,10 @@ class TestScanning:
 
     async def test_between_batches_a_load_is_answered(self, store: SqliteStore, file: Path) -> None:
         with closing(sqlite3.connect(file)) as db, db:
-            rows = [(f"Diary.{each}", 1, 1, "c", "2026-01-02T03:04:05+00:00", None, "{}", "x") for each in range(500)]
-            db.executemany("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            rows = [
+                (f"Diary.{each}", 1, 1, "c", "2026-01-02T03:04:05+00:00", None, "{}", None, "x") for each in range(500)
+            ]
+            db.executemany("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         found = 0
         async for _ in store.scan("0", "Diary"):
             found += 1

@@ -629,9 +629,9 @@ class TestDamage:
         change(
             file,
             "CREATE TABLE commits "
-            "(stream, first_version, count, commit_id, occurred_at, command_id, metadata, payload)",
+            "(stream, first_version, count, commit_id, occurred_at, command_id, metadata, snapshot, payload)",
         )
-        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', NULL, '{}', '')", STREAM)
+        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', NULL, '{}', NULL, '')", STREAM)
         with pytest.raises(CorruptStreamError, match="after version 0"):
             await store.read(STREAM)
 

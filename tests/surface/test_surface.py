@@ -19,7 +19,7 @@ PUBLIC = {
         CommitTooLargeError ConcurrencyError CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope
         EventNotStorableError EventsService HandlerFailedError IEventProducer IEventsRepository IEventsService
         Integration IntegrationEvent IntegrationMessage InvalidCommandError InvalidIdError PoisonMessageError
-        ProblemDetails ReadOnlyAggregateError RefusedError RetryLaterError StoreError StoreMismatchError
+        ProblemDetails ReadOnlyAggregateError RefusedError RetryLaterError Snapshotted StoreError StoreMismatchError
         StoreUnavailableError SubscriptionError UnknownEventTypeError UnusableAggregateError ValueTakenError
         ViewBehindError ViewOutdatedError current_metadata invalid_command metadata problem_details thin validation
         whole
@@ -43,11 +43,12 @@ PUBLIC = {
     "esazure.servicebus": """
         DeadLetter ServiceBus ServiceBusEventProducer ServiceBusSubscription SubscriptionMetrics dispatch_message
     """,
+    "esazure.snapshots": "Snapshotted",
     "esazure.sqlite": "SqliteStore",
     "esazure.store": "Store",
     "esazure.tables": "TableStore",
     "esazure.unique": "IClaimStore Reservation UniqueValues",
-    "esazure.views": "IViews Page Views",
+    "esazure.views": "IViews Page Views parse_token",
 }
 
 

@@ -14,6 +14,7 @@ from esazure import AggregateRoot, DomainEvent, InvalidIdError, UnknownEventType
 from esazure.aggregate import as_class, replay, state_of, stream_of
 from esazure.codec import EventCodec
 from esazure.errors import CorruptStreamError
+from esazure.memory import InMemoryEventsRepository
 from esazure.testing._counter import Counter, CounterEvent, Emptied, Gauge, Incremented, Kept, Noted, commit_of
 
 E = TypeVar("E", bound=DomainEvent)
@@ -63,6 +64,30 @@ def test_recording_applies_the_event_and_counts_it() -> None:
     assert (counter.version, counter.notes, counter.total) == (2, ["a"], 2)
     assert counter.pending == (Noted(text="a"), Incremented(by=2))
     assert repr(counter) == "<Counter c at version 2, 2 pending>"
+
+
+async def test_the_token_counts_what_is_stored_and_nothing_that_is_pending() -> None:
+    counters, counter = InMemoryEventsRepository(Counter), Counter("a b")
+    counter.note("a", "b")
+    assert counter.token == "Counter.a_20b@0"
+    commit = await counters.append(counter)
+    assert commit is not None
+    counter.note("c")
+    assert counter.token == commit.token == "Counter.a_20b@2"
+
+
+async def test_the_token_of_a_loaded_copy_is_the_version_it_was_loaded_at() -> None:
+    counters, counter = InMemoryEventsRepository(Counter), Counter("a")
+    for text in ("a", "b", "c"):
+        counter.note(text)
+        await counters.append(counter)
+    assert (await counters.rehydrate("a")).token == "Counter.a@3"
+    assert (await counters.rehydrate("a", version=2)).token == "Counter.a@2"
+
+
+def test_the_token_of_an_id_that_cannot_be_a_key_is_refused() -> None:
+    with pytest.raises(InvalidIdError):
+        _ = Counter("\ud800").token
 
 
 def test_an_event_whose_when_fails_is_not_recorded_and_the_copy_is_unusable() -> None:

@@ -13,7 +13,10 @@ from tests.support.watched_store import WatchedStore
 from tests.views.support import OTHER, STREAM, Balance, nothing, to
 
 from esazure.errors import ViewBehindError
+from esazure.keys import stream_name
 from esazure.testing._counter import Counter
+from esazure.testing._hostile import hostile_ids
+from esazure.views import parse_token
 
 T = TypeVar("T")
 
@@ -117,7 +120,7 @@ def test_the_timeout_holds_while_the_store_does_not_answer() -> None:
     assert timed(work())[1] < 3.1
 
 
-@pytest.mark.parametrize(
+NO_TOKENS = pytest.mark.parametrize(
     "token",
     [
         *("", "@", "Account.a", "Account.a@", "@1", "Account@1", ".a@1", "Account.a@0", "Account.a@-1", "Account.a@01"),
@@ -125,12 +128,48 @@ def test_the_timeout_holds_while_the_store_does_not_answer() -> None:
         *("Account.\ud800@1", "Account._ZZ@1", "Account._FF@1", f"Account.{'a' * 480}@1", f"Account.a@{'9' * 11}"),
     ],
 )
+
+
+@NO_TOKENS
 async def test_what_is_no_token_is_refused_before_anything_is_read(token: str) -> None:
     store = WatchedStore()
     with pytest.raises(ValueError, match="not the token of a commit") as refused:
         await store.views(Balance).wait_for("a", token)
     assert refused.value.__context__ is None
     assert store.calls == []
+
+
+@NO_TOKENS
+def test_what_is_no_token_is_not_taken_apart(token: str) -> None:
+    with pytest.raises(ValueError, match="this is not the token of a commit") as refused:
+        parse_token(token)
+    assert refused.value.__context__ is None
+
+
+@pytest.mark.parametrize("id", ["a", "", "@", "a@7", "a.b", "_2E", "é", "\U0001f600", "a b\n", "x" * 472])
+async def test_the_token_of_a_commit_or_of_an_aggregate_is_taken_apart_again(id: str) -> None:
+    counter = Counter(id)
+    counter.note("x", "y")
+    commit = await WatchedStore().events(Counter).append(counter)
+    assert commit is not None
+    assert parse_token(commit.token) == parse_token(counter.token) == ("Counter", id, 2)
+
+
+def test_every_hostile_id_comes_back_from_its_token() -> None:
+    for version, each in enumerate(hostile_ids("Counter"), start=1):
+        assert parse_token(f"{stream_name('Counter', each)}@{version}") == ("Counter", each, version)
+
+
+async def test_an_aggregate_knows_what_a_view_must_show_to_show_what_it_has_seen() -> None:
+    store = WatchedStore()
+    views, counters = store.views(Balance), store.events(Counter)
+    counter = Counter("a")
+    counter.note("x")
+    await counters.append(counter)
+    copy = await counters.rehydrate("a")
+    copy.note("not stored")
+    await views.update("a", "Counter.a", 1, to(5))
+    assert await views.wait_for("a", copy.token) == Balance(amount=5)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

@@ -10,7 +10,7 @@ from bank.domain.errors import (
     InvalidValueError,
     NoRateError,
 )
-from bank.domain.values import Currency, Email, Money, non_blank
+from bank.domain.values import Currency, Email, Money, person_name
 
 __all__ = [
     "Account",
@@ -32,5 +32,5 @@ __all__ = [
     "Money",
     "NoRateError",
     "Withdrawn",
-    "non_blank",
+    "person_name",
 ]

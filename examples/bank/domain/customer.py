@@ -6,7 +6,7 @@ from typing import Self, assert_never
 from uuid import UUID
 
 from bank.domain.errors import AccountOfAnotherOwnerError
-from bank.domain.values import Email, non_blank
+from bank.domain.values import Email, person_name
 from esazure import AggregateRoot, DomainEvent
 
 # Stored names are pinned: classes may be renamed, what is stored may not. An event keeps plain text where a rule may
@@ -43,11 +43,11 @@ class Customer(AggregateRoot[CustomerEvent]):
         """A new customer.
 
         Raises:
-            InvalidValueError: a blank name.
+            InvalidValueError: not a name, see `person_name`.
         """
         customer = cls(id)
         customer.record(
-            CustomerCreated(first_name=non_blank(first_name), last_name=non_blank(last_name), email=str(email))
+            CustomerCreated(first_name=person_name(first_name), last_name=person_name(last_name), email=str(email))
         )
         return customer
 

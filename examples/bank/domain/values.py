@@ -19,9 +19,16 @@ from bank.domain.errors import InvalidValueError
 
 _SYMBOLS = {"EUR": "€", "CAD": "CA$", "USD": "US$"}  # for display only: free to change, stored nowhere
 _MOST = Decimal(10) ** 15
+_MOST_OF_ALL = Decimal(10) ** 24  # a total over very many full accounts, in whatever currency
 # Wide enough that nothing is rounded before `quantize` does; what is too large for it, is for `quantize`.
 _EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _MOST_CHARACTERS_OF_AN_EMAIL = 254
+_MOST_CHARACTERS_OF_A_NAME = 200
+_BREAKS_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # controls, lone surrogates, separators of lines and paragraphs
+_SHOWS = ("L", "N", "P", "S")
+_SHOWS_NOTHING = (
+    "\u115f\u1160\u2800\u3164\uffa0"  # fillers and a blank, which Unicode has among the letters and symbols
+)
 _EMAIL = re.compile(r"[^\s@]+@[^\s@.]+(?:\.[^\s@.]+)+")
 
 
@@ -54,8 +61,10 @@ class Currency(StrEnum):
 class Money:
     """An exact amount in one currency; negative amounts are differences.
 
+    A total is Money, too, so this goes far beyond what a payment can be and an account can hold: that is `most`.
+
     Raises:
-        InvalidValueError: not a finite Decimal, a fraction of a minor unit, or beyond 10^15.
+        InvalidValueError: not a finite Decimal, a fraction of a minor unit, or beyond 10^24.
     """
 
     amount: Decimal
@@ -64,8 +73,8 @@ class Money:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        if not self.amount.is_finite() or not -_MOST <= self.amount <= _MOST:
-            raise InvalidValueError(f"an amount is a number up to {_MOST:,f}")
+        if not self.amount.is_finite() or not -_MOST_OF_ALL <= self.amount <= _MOST_OF_ALL:
+            raise InvalidValueError(f"an amount is a number up to {_MOST_OF_ALL:,f}")
         exact = _in_minor_units(self.amount, self.currency)
         if exact != self.amount:
             raise InvalidValueError(f"an amount in {self.currency} has no fractions of {self.currency.minor_unit}")
@@ -81,7 +90,7 @@ class Money:
 
     @classmethod
     def most(cls, currency: Currency) -> Self:
-        """The largest amount there is."""
+        """The most a payment can be, and an account can hold: 10^15."""
         return cls(_MOST, currency)
 
     @classmethod
@@ -99,10 +108,10 @@ class Money:
         return Money(_in_minor_units(_EXACT.multiply(self.amount, rate), currency), currency)
 
     def __add__(self, other: Money) -> Money:
-        return Money(self.amount + self._same_currency(other).amount, self.currency)
+        return Money(_EXACT.add(self.amount, self._same_currency(other).amount), self.currency)
 
     def __sub__(self, other: Money) -> Money:
-        return Money(self.amount - self._same_currency(other).amount, self.currency)
+        return Money(_EXACT.subtract(self.amount, self._same_currency(other).amount), self.currency)
 
     def __gt__(self, other: Money) -> bool:
         return self.amount > self._same_currency(other).amount
@@ -139,15 +148,25 @@ class Email:
         return self.text
 
 
-def non_blank(text: str) -> str:
-    """A name, trimmed and in Unicode NFC.
+def person_name(text: str) -> str:
+    """A name, trimmed and in Unicode NFC. It goes into letters, so it is one line that people can see.
+
+    Joiners, which some scripts need, are part of a name.
 
     Raises:
-        InvalidValueError: nothing is left.
+        InvalidValueError: blank, over 200 characters, or with characters that no name has, such as a line break.
     """
     name = unicodedata.normalize("NFC", text.strip())
-    if not name:
+    categories = [unicodedata.category(character) for character in name]
+    if not _BREAKS_TEXT.isdisjoint(categories):
+        raise InvalidValueError("must not have line breaks or control characters")
+    if not any(
+        category.startswith(_SHOWS) and character not in _SHOWS_NOTHING
+        for character, category in zip(name, categories, strict=True)
+    ):
         raise InvalidValueError("must not be blank")
+    if len(name) > _MOST_CHARACTERS_OF_A_NAME:
+        raise InvalidValueError(f"must have at most {_MOST_CHARACTERS_OF_A_NAME} characters")
     return name
 
 
@@ -155,4 +174,4 @@ def _in_minor_units(amount: Decimal, currency: Currency) -> Decimal:
     try:
         return amount.quantize(currency.minor_unit, context=_EXACT)
     except InvalidOperation:
-        raise InvalidValueError(f"an amount is a number up to {_MOST:,f}") from None
+        raise InvalidValueError(f"an amount is a number up to {_MOST_OF_ALL:,f}") from None

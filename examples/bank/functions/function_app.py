@@ -27,6 +27,7 @@ class Opened:
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._bank: OpenBank | None = None
+        self._counter: Any = None
 
     async def bank(self) -> OpenBank:
         async with self._lock:  # the first calls may come together
@@ -34,9 +35,16 @@ class Opened:
                 self._bank = await self._stack.enter_async_context(open_bank("azure"))
         return self._bank
 
+    async def counter(self) -> Any:
+        """What answers HTTP; made once, because that takes longer than to answer."""
+        bank = await self.bank()
+        if self._counter is None:
+            self._counter = middleware(create_app(bank.system))
+        return self._counter
+
     async def close(self) -> None:
         """For tests: the host ends the process."""
-        self._bank = None
+        self._bank = self._counter = None
         await self._stack.aclose()
 
 
@@ -45,8 +53,7 @@ opened = Opened()
 
 @app.route(route="{*path}", methods=["GET", "POST", "PUT"])
 async def http(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-    bank = await opened.bank()
-    response: func.HttpResponse = await middleware(create_app(bank.system)).handle_async(req, context)
+    response: func.HttpResponse = await (await opened.counter()).handle_async(req, context)
     return response
 
 

@@ -23,19 +23,14 @@ from esazure.errors import (
     PoisonMessageError,
     UnknownEventTypeError,
 )
-from esazure.events import CommitRecord, DomainEvent, EventEnvelope, is_stored_name
+from esazure.events import CommitRecord, DomainEvent, EventEnvelope, decode_metadata, decode_time, is_stored_name
 from esazure.integration import IntegrationMessage
 from esazure.keys import MAX_VERSION, split_stream_name, stream_name
-from esazure.repository import decode_metadata, decode_time
-
-MAX_BODY_BYTES = 1_048_576
-"""1 MiB of UTF-8. A body is measured before anything parses it."""
 
 Wanted = frozenset[type[DomainEvent]]
 
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_MOST_BYTES = 4  # that a character takes
 
 
 class Route:
@@ -51,7 +46,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message whose every property is well-formed. Its body was measured, and not looked at."""
+    """A message whose every property is well-formed. Its body is text, and was not looked at."""
 
     stream: str
     aggregate_id: str
@@ -79,10 +74,10 @@ def aggregate_type_of(message: IntegrationMessage) -> str:
 
 
 def received_of(message: IntegrationMessage, route: Route, *, thin: bool) -> Received:
-    """Everything but the body, checked.
+    """Everything but the body, checked. How large that may be is for whoever received it to say.
 
     Raises:
-        PoisonMessageError: a property is missing or cannot be what esazure sent, or the body is over 1 MiB; or, unless
+        PoisonMessageError: a property is missing or cannot be what esazure sent, or the body is no text; or, unless
             messages are thin, an event type that the aggregate does not declare.
     """
     properties, body = message.properties, message.body
@@ -117,7 +112,7 @@ def received_of(message: IntegrationMessage, route: Route, *, thin: bool) -> Rec
         event_class,
         _time_of(properties.get("occurred_at"), stream),
         {key: value for key, value in properties.items() if is_metadata_name(key)},
-        _measured(body, stream),
+        _text(body, stream),
     )
 
 
@@ -219,17 +214,9 @@ def _time_of(text: str | None, stream: str) -> datetime:
     return time
 
 
-def _measured(body: object, stream: str) -> str:
+def _text(body: object, stream: str) -> str:
     if not isinstance(body, str):
         raise _malformed("a body that is not text", stream)
-    size = len(body)
-    if size <= MAX_BODY_BYTES < size * _MOST_BYTES:
-        try:
-            size = len(body.encode())
-        except UnicodeEncodeError:
-            raise _malformed("a body that is not well-formed Unicode", stream) from None
-    if size > MAX_BODY_BYTES:
-        raise _malformed(f"a body of over {MAX_BODY_BYTES:,} bytes", stream)
     return body
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from esazure.aggregate import place_of
 from esazure.consumer.decoding import (
     Received,
     Route,
@@ -22,12 +21,11 @@ from esazure.consumer.decoding import (
     envelope_of,
     received_of,
 )
+from esazure.consumer.failure import Failure
 from esazure.consumer.positions import Place
 from esazure.consumer.roster import Setup
 from esazure.errors import (
     CorruptStreamError,
-    EsAzureError,
-    HandlerFailedError,
     PoisonMessageError,
     RetryLaterError,
     StoreError,
@@ -63,47 +61,26 @@ class _Due:
     """These are parked further back, and there is no store to read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A handler did not get past a version."""
-
-    handler: IEventHandler
-    version: int
-    error: BaseException
-
-    def __str__(self) -> str:
-        return f"{self.handler.name}: {type(self.error).__name__} at version {self.version}"
-
-    @property
-    def not_now(self) -> bool:
-        """Whether what it needs is away."""
-        return isinstance(self.error, StoreUnavailableError | RetryLaterError)
-
-    @property
-    def reason(self) -> str:
-        """For people. The text of a foreign exception may quote a payload; ours never does."""
-        kind = type(self.error).__name__
-        return f"{kind}: {self.error}" if isinstance(self.error, EsAzureError) else f"{kind} at {place_of(self.error)}"
-
-    def is_final(self, attempt: int, attempts: int) -> bool:
-        """Whether trying again is pointless."""
-        return not self.not_now and (attempt >= attempts or isinstance(self.error, PoisonMessageError))
-
-    def raised(self, stream: str) -> HandlerFailedError:
-        """As whoever delivers the message is told."""
-        return HandlerFailedError(self.handler.name, stream, self.version, self.reason)
-
-
 class Lane:
     """Handles the messages of one session, one after the other; made by `Consumer.lane`.
 
-    It remembers the positions of its streams, so make a new one whenever the session may have been somebody else's.
+    It remembers the positions of its streams, so make a new one whenever the session may have been somebody else's, or
+    call `distrust`.
     """
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._places: dict[str, Place] = {}
         """The least recently used first."""
+        self._doubtful: set[str] = set()
+        """Streams in which others may have got further."""
+
+    def distrust(self) -> None:
+        """The session may have been somebody else's meanwhile: read each position again before relying on it.
+
+        Unlike a new lane this one still knows what it has done and could not store.
+        """
+        self._doubtful.update(self._places)
 
     async def handle(self, message: IntegrationMessage, attempt: int = 1) -> None:
         """Bring every handler up to the version of this message. When this returns the message is done.
@@ -126,13 +103,14 @@ class Lane:
             return
         received = received_of(message, route, thin=setup.thin)
         place, is_fresh = await self._place(received.stream)
+        place.begin(received.version)
         due = self._due(handlers, route, received.version, place)
         if due.gap and not is_fresh:
             # A gap may only mean that another worker had this stream meanwhile.
             await setup.positions.refresh(place)
             due = self._due(handlers, route, received.version, place)
         envelope = self._envelope(received, route, due)
-        failures: list[_Failure] = []
+        failures: list[Failure] = []
         # The store first: it knows whether the message can be true.
         if due.behind and not await self._catch_up(place, route, due.behind, received.version, failures):
             await self._save(place)
@@ -151,12 +129,17 @@ class Lane:
     async def resume(self, handler: IEventHandler, route: Route, stream: str) -> int:
         """Bring one handler up to the end of a stream, out of the store; the version it has reached.
 
+        Nothing happens to one with effects that is not parked: a message may be on its way to it just now.
+
         Raises:
             HandlerFailedError: it failed again, and stays parked.
             StoreUnavailableError, RetryLaterError, PoisonMessageError: see `handle`.
         """
         place, _ = await self._place(stream)
-        failures: list[_Failure] = []
+        if not handler.repeatable and handler.name not in place.parked:
+            return place.positions.get(handler.name, 0)
+        place.meet([handler.name])
+        failures: list[Failure] = []
         await self._catch_up(place, route, [(handler, handler.interests[route.aggregate_class])], None, failures)
         for failure in failures:
             if not failure.not_now:
@@ -170,18 +153,23 @@ class Lane:
 
     async def _place(self, stream: str) -> tuple[Place, bool]:
         """Where the handlers stand, and whether that was read just now."""
-        place = self._places.pop(stream, None)
-        is_fresh = place is None
+        place = self._places.get(stream)
+        is_fresh = place is None or stream in self._doubtful
         if place is None:
             place = await self._setup.positions.load(stream)
             if len(self._places) >= REMEMBERED:
                 del self._places[next(iter(self._places))]
+        elif is_fresh:
+            await self._setup.positions.refresh(place)
+        self._doubtful.discard(stream)
+        self._places.pop(stream, None)
         self._places[stream] = place
         return place, is_fresh
 
     def _due(self, handlers: Sequence[IEventHandler], route: Route, version: int, place: Place) -> _Due:
         """Who has not seen this version yet, and whether the message is the next one for them."""
         setup, due = self._setup, _Due()
+        place.meet(handler.name for handler in handlers)
         for handler in handlers:
             wanted = handler.interests.get(route.aggregate_class)
             if wanted is None:
@@ -194,6 +182,8 @@ class Lane:
             if position >= version:
                 continue
             parked = place.parked.get(name)
+            if parked is not None and name in place.owed:
+                continue  # it has had its tries at this message, which is here again because of others
             if setup.source is not None:
                 gap = position < version - 1 or parked is not None
                 (due.behind if gap or setup.thin else due.ready).append((handler, wanted))
@@ -220,7 +210,7 @@ class Lane:
         return None
 
     async def _catch_up(
-        self, place: Place, route: Route, takers: Sequence[Taker], to: int | None, failures: list[_Failure]
+        self, place: Place, route: Route, takers: Sequence[Taker], to: int | None, failures: list[Failure]
     ) -> bool:
         """Serve what is stored behind each handler's position, up to version `to` (None: the end).
 
@@ -234,7 +224,7 @@ class Lane:
                 stored = await self._read(route, place.stream, first, last)
             except CorruptStreamError as error:
                 failures += [
-                    _Failure(handler, max(first, place.positions.get(handler.name, 0) + 1), error)
+                    Failure(handler, max(first, place.positions.get(handler.name, 0) + 1), error)
                     for handler, _ in takers
                 ]
                 return True
@@ -249,7 +239,7 @@ class Lane:
                 if failure is None and place.reach(handler.name, end) and stored.last > first:
                     place.unsaved = True  # so that what is of no interest is not read again
                 if failure is None and unreadable is not None:
-                    failure = _Failure(handler, unreadable.version, unreadable.error)
+                    failure = Failure(handler, unreadable.version, unreadable.error)
                 if failure is not None:
                     takers.remove(taker)
                     failures.append(failure)
@@ -271,7 +261,7 @@ class Lane:
 
     async def _serve(
         self, handler: IEventHandler, place: Place, events: Sequence[EventEnvelope[Any]]
-    ) -> _Failure | None:
+    ) -> Failure | None:
         """Hand over these events."""
         name = handler.name
         while events:
@@ -280,12 +270,12 @@ class Lane:
                 if reached < events[0].version:
                     raise RuntimeError(f"{name} returned a version before the event it was given")  # noqa: TRY301
             except Exception as error:  # noqa: BLE001 - user code may raise anything
-                return _Failure(handler, events[0].version, error)
+                return Failure(handler, events[0].version, error)
             except CancelledError as error:
                 task = current_task()
                 if task is None or task.cancelling():
                     raise
-                return _Failure(handler, events[0].version, error)  # something in the handler was cancelled, not we
+                return Failure(handler, events[0].version, error)  # something in the handler was cancelled, not we
             place.reach(name, reached)
             place.unsaved = True
             if not handler.repeatable:
@@ -298,13 +288,18 @@ class Lane:
         if place.unsaved:
             await self._setup.positions.save(place)
 
-    async def _conclude(self, place: Place, failures: list[_Failure], due: _Due, attempt: int) -> None:
+    async def _conclude(self, place: Place, failures: list[Failure], due: _Due, attempt: int) -> None:
         """Store how far it went, and say what becomes of the message."""
         metrics = self._setup.metrics
-        failures = self._still_counting(place, failures)
-        again = [failure for failure in failures if not failure.is_final(attempt, self._setup.attempts)]
-        if not again:  # all of them at once, so that parking and the dead letter belong together
-            self._park(place, failures)
+        again: list[Failure] = []
+        final: list[Failure] = []
+        for failure in self._still_counting(place, failures):
+            tries = attempt if failure.not_now else place.failed(failure.handler.name, attempt)
+            (final if failure.is_final(tries, self._setup.attempts) else again).append(failure)
+        # One that waits may do so for days, in which nobody else is tried in vain. Otherwise all of them at once, in
+        # the end, so that parking and the dead letter belong together.
+        if not again or any(failure.not_now for failure in again):
+            self._park(place, final)
         await self._save(place)
         if again:
             first = next((failure for failure in again if failure.not_now), again[0])
@@ -314,8 +309,8 @@ class Lane:
             if first.not_now:
                 raise first.error
             raise first.raised(place.stream) from first.error
-        if failures:
-            raise PoisonMessageError("HandlerFailed", "; ".join(map(str, failures))) from failures[0].error
+        if owed := place.end():
+            raise PoisonMessageError("HandlerFailed", "; ".join(owed)) from (final[0].error if final else None)
         if due.stuck:
             raise PoisonMessageError("StreamParked", f"{place.stream}: {', '.join(due.stuck)} did not get past earlier")
         if due.ready or due.behind:
@@ -323,9 +318,9 @@ class Lane:
         else:
             metrics.duplicates += 1
 
-    def _still_counting(self, place: Place, failures: list[_Failure]) -> list[_Failure]:
+    def _still_counting(self, place: Place, failures: list[Failure]) -> list[Failure]:
         """Without those of handlers that were parked and still are: their record says so already."""
-        counting: list[_Failure] = []
+        counting: list[Failure] = []
         for failure in failures:
             self._setup.metrics.failed += not failure.not_now
             if self._setup.source is None or failure.handler.name not in place.parked:
@@ -334,8 +329,9 @@ class Lane:
                 place.park(failure.handler.name, failure.version, failure.reason)
         return counting
 
-    def _park(self, place: Place, failures: list[_Failure]) -> None:
+    def _park(self, place: Place, failures: list[Failure]) -> None:
         for failure in failures:
             place.park(failure.handler.name, failure.version, failure.reason)
+            place.owed[failure.handler.name] = str(failure)
             self._setup.metrics.parked += 1
             _log.error("%s: parked, until it gets past this: %s", self._setup.name, failure.raised(place.stream))

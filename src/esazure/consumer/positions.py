@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from asyncio import sleep
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -53,6 +53,37 @@ class Place:
     """Whether something that must not be done again is not in the document yet."""
     changed: set[str] = field(default_factory=set[str])
     """Handlers that were parked, or went on, since the document was read."""
+    strangers: set[str] = field(default_factory=set[str])
+    """Handlers that are not at work here: of these the document knows best, and they may be forgotten."""
+    message: int = 0
+    """The version of the message in hand. What follows is about that one, and is never stored."""
+    tries: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each handler has failed."""
+    owed: dict[str, str] = field(default_factory=dict[str, str])
+    """Why handlers are parked since this message, which has to be set aside once nobody else waits for it."""
+
+    def meet(self, handlers: Iterable[str]) -> None:
+        """These are at work here, and no others."""
+        self.strangers = {*self.positions, *self.parked}.difference(handlers)
+
+    def begin(self, message: int) -> None:
+        """A message is in hand: maybe the same one, which had to wait."""
+        if message != self.message:
+            self.end()
+            self.message = message
+
+    def end(self) -> list[str]:
+        """No handler waits for the message any more. Returns why it has to be set aside, if it has."""
+        why = [said for handler, said in self.owed.items() if handler in self.parked]
+        self.message = 0
+        self.tries.clear()
+        self.owed.clear()
+        return why
+
+    def failed(self, handler: str, attempt: int) -> int:
+        """A handler failed, at this attempt. Returns how often so far: while others wait, attempts are not counted."""
+        self.tries[handler] = max(attempt, self.tries.get(handler, 0) + 1)
+        return self.tries[handler]
 
     def reach(self, handler: str, version: int) -> bool:
         """The handler is done with this version, and with all before it. Whether it was not before."""
@@ -77,6 +108,9 @@ class Place:
     def merge(self, other: Place) -> None:
         """Take over what another worker has written meanwhile."""
         self.tag = other.tag
+        for handler in self.strangers:
+            self.positions.pop(handler, None)
+            self.parked.pop(handler, None)
         for handler, parked in other.parked.items():
             mine = self.parked.get(handler)
             if mine is None or mine.version < parked.version:
@@ -144,8 +178,29 @@ class Positions:
                 await self.refresh(place)
             place.tag, place.unsaved = tag, False
             for handler in sorted(place.changed - place.parked.keys()):
-                await self._strike_off(self._documents, handler, place)
+                await self._strike_off(self._documents, handler, place.stream, up_to=place.positions.get(handler, 0))
         place.changed.clear()
+
+    async def forget(self, handler: str, stream: str) -> None:
+        """Keep nothing of a handler in a stream.
+
+        Raises:
+            PoisonMessageError, StoreUnavailableError, RetryLaterError: see `load`.
+        """
+        documents = self._documents
+        while documents is not None:
+            place = await self.load(stream)
+            if handler not in place.positions and handler not in place.parked:
+                break
+            place.positions.pop(handler, None)
+            place.parked.pop(handler, None)
+            with _translated():
+                if await self._write(documents, place) is not None:
+                    break
+                await sleep(uniform(0, _LONGEST_PAUSE))  # noqa: S311 - not a secret
+        if documents is not None:
+            with _translated():
+                await self._strike_off(documents, handler, stream, up_to=None)
 
     async def parked(self, limit: int) -> list[ParkedStream]:
         """At most `limit` of what is parked.
@@ -191,12 +246,12 @@ class Positions:
             document = await documents.read_document(self._parked, key)
             seen = None if document is None else document.tag
 
-    async def _strike_off(self, documents: IDocumentStore, handler: str, place: Place) -> None:
-        document = await documents.read_document(self._parked, _key(f"{handler}/{place.stream}"))
+    async def _strike_off(self, documents: IDocumentStore, handler: str, stream: str, *, up_to: int | None) -> None:
+        document = await documents.read_document(self._parked, _key(f"{handler}/{stream}"))
         if document is not None:
             listed = _parked(document.text)
             # Another worker may have parked it again, further on.
-            if listed is None or listed.version <= place.positions.get(handler, 0):
+            if listed is None or up_to is None or listed.version <= up_to:
                 await documents.delete_document(self._parked, document.key, seen=document.tag)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
-from itertools import chain
 
 from esazure.consumer.decoding import Route
 from esazure.consumer.positions import Positions
@@ -35,41 +33,63 @@ class ConsumerMetrics:
 class Roster:
     """The handlers of a consumer, as they are now, and how the events they want are read."""
 
-    def __init__(self, sets: Sequence[IHandlerSet]) -> None:
-        """Look for mistakes among those who can be asked without waiting.
+    def __init__(self, sets: Sequence[IHandlerSet], *, has_history: bool) -> None:
+        """Look for mistakes, as far as they can be seen already.
+
+        Args:
+            sets: who is to be served.
+            has_history: whether there are positions, and a source.
 
         Raises:
-            ValueError: see `current`.
+            ValueError: two sets have the same name, or two aggregate classes are stored under one; see `check`.
         """
         self._sets = tuple(sets)
+        self._has_history = has_history
         self._seen: tuple[IEventHandler, ...] = ()
         self._ordered: tuple[IEventHandler, ...] = ()
         self._routes: dict[str, Route] = {}
-        asked = [one.handlers() for one in self._sets if not iscoroutinefunction(one.handlers)]
-        self._accept(tuple(chain.from_iterable(found for found in asked if isinstance(found, Sequence))))
+        self._learn(self._sets)
+        self.check()
+
+    def check(self) -> None:
+        """Functions may have been registered since the last time.
+
+        Raises:
+            ValueError: a set needs history, and there is none.
+        """
+        if not self._has_history:
+            for handler_set in self._sets:
+                if handler_set.needs_history:
+                    raise ValueError(
+                        f"{handler_set.name} folds events, and would be wrong for good after one that it missed: give "
+                        "its consumer `positions` and `source`, or use `reload`"
+                    )
 
     async def current(self) -> tuple[IEventHandler, ...]:
         """Those to be served now, the repeatable ones first: a position that is written for another covers theirs.
 
         Raises:
-            ValueError: two have the same name, or two aggregate classes are stored under one.
+            ValueError: two have the same name, or two aggregate classes are stored under one; see `check`.
             StoreUnavailableError, RetryLaterError: a set cannot say who they are now.
         """
+        self.check()
         current: tuple[IEventHandler, ...] = ()
         for handler_set in self._sets:
             handlers = handler_set.handlers()
             current += tuple(handlers if isinstance(handlers, Sequence) else await _answer(handlers))
         if current != self._seen:
-            self._accept(current)
+            self._learn(current)
+            self._seen = current
+            self._ordered = tuple(sorted(current, key=lambda handler: not handler.repeatable))
         return self._ordered
 
     def route(self, aggregate_type: str) -> Route | None:
         """How to read the events of an aggregate type; None when nobody is interested."""
         if aggregate_type not in self._routes:
-            self._accept(self._seen)  # something may have been registered since
+            self._learn(self._sets)  # something may have been registered since
         return self._routes.get(aggregate_type)
 
-    def _accept(self, handlers: tuple[IEventHandler, ...]) -> None:
+    def _learn(self, handlers: Sequence[IHandlerSet | IEventHandler]) -> None:
         names = [handler.name for handler in handlers]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -85,8 +105,6 @@ class Roster:
                         f"two classes are stored as {aggregate_class.aggregate_type}: handlers of one consumer must "
                         "agree on one"
                     )
-        self._seen = handlers
-        self._ordered = tuple(sorted(handlers, key=lambda handler: not handler.repeatable))
 
 
 @dataclass(slots=True)

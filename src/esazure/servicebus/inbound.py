@@ -14,9 +14,10 @@ from azure.servicebus.amqp import AmqpMessageBodyType
 
 from esazure.errors import PoisonMessageError
 from esazure.integration import IntegrationMessage
+from esazure.keys import MAX_COMMIT_BYTES
 
-MAX_BODY_BYTES = 1_048_576
-"""1 MiB; nothing larger is decoded, whatever the tier takes."""
+MAX_BODY_BYTES = MAX_COMMIT_BYTES
+"""No commit holds more, so no event can be larger, whatever the tier takes; what is, is not even decoded."""
 
 _JSON = "application/json"
 

@@ -111,9 +111,11 @@ class LaneWorker:
         working = asyncio.create_task(self._work())
         keeping = asyncio.create_task(self._session.keep())
         completing = asyncio.create_task(self._complete())
+        is_lost = False
         try:
             await asyncio.wait({working, keeping, completing}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
+            is_lost = not working.done()
+            if is_lost:
                 self._session.abort()  # somebody else may have it by now
         finally:
             self._over = True
@@ -124,9 +126,10 @@ class LaneWorker:
             await ended(keeping)
             if not working.cancelled() and working.exception() is None:
                 await self._session.give_back(working.result())
-        if working.cancelled():
+        if not working.cancelled():
+            working.result()
+        if is_lost:  # also when a handler took the cancellation for something else, and came to an end
             raise SessionLostError
-        working.result()
 
     async def _work(self) -> Sequence[ServiceBusReceivedMessage]:
         """Returns what is still in hand in the end."""
@@ -140,10 +143,10 @@ class LaneWorker:
             began = self._clock()
             for number, message in enumerate(batch):
                 if self._is_time_to_go or not await self._succeeded(message):
-                    await self._settled.wait()
+                    await self._all_settled()
                     return [left for left in batch[number:] if left is not self._abandoned]
             # Waiting here keeps two tasks of ours from reading the same connection.
-            await self._settled.wait()
+            await self._all_settled()
             if batch:
                 quiet_since = self._clock()
             if self._clock() - began >= BATCH_SECONDS:
@@ -151,6 +154,10 @@ class LaneWorker:
             elif len(batch) == window:
                 window = min(2 * window, BATCH)
         return ()
+
+    async def _all_settled(self) -> None:
+        if not self._over:  # otherwise nobody settles any more, and a handler may have used up our cancellation
+            await self._settled.wait()
 
     @property
     def _is_time_to_go(self) -> bool:
@@ -185,7 +192,7 @@ class LaneWorker:
                 return True
             self._terms.metrics.waited += 1
             await self._sleep(pause)
-            if self._terms.stopping.is_set():
+            if self._over or self._terms.stopping.is_set():
                 return False
             tries += 1
 
@@ -205,6 +212,8 @@ class LaneWorker:
         self._terms.metrics.abandoned += 1
 
     async def _sleep(self, seconds: float) -> None:
+        if self._over:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._terms.stopping.wait()

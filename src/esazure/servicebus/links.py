@@ -30,11 +30,15 @@ class Link:
         Raises:
             ServiceBusError: they were not accepted, or nobody knows.
         """
-        batch = await self._sender.create_message_batch()
-        count = _fill(batch, messages)
-        # On the Premium tier one message may be larger than any batch; it travels alone, and the broker judges it.
-        await self._sender.send_messages(batch if count else messages[0], timeout=patience)
-        return count or 1
+        if len(messages) > 1:
+            batch = await self._sender.create_message_batch()
+            if count := _fill(batch, messages):
+                await self._sender.send_messages(batch, timeout=patience)
+                return count
+        # Alone, because a batch encodes each message twice; and because on the Premium tier one message may be larger
+        # than any batch: the broker judges it.
+        await self._sender.send_messages(messages[0], timeout=patience)
+        return 1
 
     @property
     def broken(self) -> bool:

@@ -14,7 +14,7 @@ from random import SystemRandom
 
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from esazure.consumer import Consumer
+from esazure.consumer import Consumer, Lane
 from esazure.errors import SubscriptionError
 from esazure.servicebus.deadletters import DeadLetter, DeadLetters
 from esazure.servicebus.lanes import LaneWorker, SubscriptionMetrics, Terms
@@ -76,7 +76,8 @@ class ServiceBusSubscription:
         growing pauses. Only what nobody but you can correct is raised, and only until the broker has once said yes:
 
         Raises:
-            SubscriptionError: the subscription does not exist, has no sessions, or the credential may not receive.
+            SubscriptionError: the subscription does not exist, has no sessions, or the credential may not receive; or
+                the consumer cannot serve what was registered after it was made.
             RuntimeError: it runs already.
         """
         if self._slots:
@@ -181,12 +182,18 @@ class ServiceBusSubscription:
         metrics.accepted += 1
         metrics.holding += 1
         try:
-            await LaneWorker(session, self._consumer.lane(), self._terms).run()
+            await LaneWorker(session, self._lane(), self._terms).run()
         except SessionLostError:
             metrics.lost += 1
             raise
         finally:
             metrics.holding -= 1
+
+    def _lane(self) -> Lane:
+        try:
+            return self._consumer.lane()
+        except ValueError as error:
+            raise SubscriptionError(f"{self._name}: {error}") from error
 
     def _all_is_well(self) -> None:
         self._reached = True

@@ -17,19 +17,37 @@ from esazure.errors import (
     StoreUnavailableError,
 )
 from esazure.events import CommitRecord
-from esazure.keys import encode_part
+from esazure.keys import MAX_VERSION, encode_part
 from esazure.ports import ViewRecord
 from esazure.sqlite.transactions import fetch, transaction, without_fsync
 
-SELECT = "SELECT first_version, count, commit_id, occurred_at, metadata, payload, command_id FROM"
+PAGE = 1_000
+"""Commits that are loaded at a time."""
+
+SELECT = (
+    "SELECT first_version, count, commit_id, occurred_at, metadata, payload, command_id,"
+    # A snapshot is never trusted: what is no text is none.
+    " CASE typeof(snapshot) WHEN 'text' THEN snapshot END FROM"
+)
 """What `records` understands."""
 
-_KINDS = {(int, int, str, str, str, str, kind) for kind in (str, type(None))}
+_MAYBE = (str, type(None))
+_KINDS = {(int, int, str, str, str, str, command, snapshot) for command in _MAYBE for snapshot in _MAYBE}
 _FIRST = "coalesce((SELECT max(first_version) FROM commits WHERE stream = ? AND first_version <= ?), 0)"
 _READ = f"{SELECT} commits WHERE stream = ? AND first_version >= {_FIRST} ORDER BY first_version"
 _READ_TO = (
     f"{SELECT} commits WHERE stream = ? AND first_version >= {_FIRST} AND first_version <= ? ORDER BY first_version"
 )
+_PAGE = (
+    f"{SELECT} commits WHERE stream = ? AND first_version > ? AND first_version <= ? ORDER BY first_version"
+    f" LIMIT {PAGE}"
+)
+_SNAPSHOT = """
+    SELECT first_version FROM (
+        SELECT first_version, count, snapshot FROM commits WHERE stream = ?1 AND first_version <= ?2
+        ORDER BY first_version DESC LIMIT ?3)
+    WHERE first_version + count - 1 <= ?2 AND substr(snapshot, 1, length(?4)) = ?4
+    ORDER BY first_version DESC LIMIT 1"""
 _COMMAND = "SELECT first_version FROM commits WHERE stream = ? AND command_id = ?"
 _VIEW = "SELECT shape, version, text, tag FROM views WHERE stream = ? AND name = ?"
 # From name to name, and not through all rows of each.
@@ -58,8 +76,10 @@ def insert(db: sqlite3.Connection, record: CommitRecord, *, outbox: bool, views:
             _check_command(db, record.stream, record.command_id)
         if version != record.expected_version:
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
-        values = record.count, record.commit_id, record.occurred_at, record.command_id, record.metadata, record.payload
-        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, *values))
+        values = record.count, record.commit_id, record.occurred_at, record.command_id, record.metadata
+        db.execute(
+            "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*key, *values, record.snapshot, record.payload)
+        )
         if outbox:
             db.execute("INSERT INTO outbox VALUES (?, ?, julianday('now'))", key)
         for view in views:
@@ -127,11 +147,25 @@ def records(
         return f"{stream}: the row after version {rows[-1][0] + rows[-1][1] - 1 if rows else before} is damaged"
 
     return [
-        CommitRecord(stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id)
-        for first_version, count, commit_id, occurred_at, metadata, payload, command_id in fetch(
+        CommitRecord(stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot)
+        for first_version, count, commit_id, occurred_at, metadata, payload, command_id, snapshot in fetch(
             db, query, parameters, _KINDS, damaged
         )
     ]
+
+
+def load(db: sqlite3.Connection, stream: str, to_version: int | None, tag: str, within: int) -> list[CommitRecord]:
+    """The first page of a load."""
+    last = MAX_VERSION if to_version is None else to_version
+    row = db.execute(_SNAPSHOT, (stream, last, within, f"{tag} ")).fetchone() if tag else None
+    before = row[0] - 1 if row is not None and type(row[0]) is int else 0
+    return page(db, stream, before, to_version)
+
+
+def page(db: sqlite3.Connection, stream: str, after: int, to_version: int | None) -> list[CommitRecord]:
+    """The next commits that begin behind a version."""
+    last = MAX_VERSION if to_version is None else to_version
+    return records(db, _PAGE, (stream, after, last), after)
 
 
 def scan(db: sqlite3.Connection, aggregate_type: str, after: str | None) -> list[list[CommitRecord]]:

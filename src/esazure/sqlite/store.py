@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from asyncio import shield, wrap_future
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -93,6 +93,18 @@ class SqliteStore(Store):
     ) -> Sequence[CommitRecord]:
         """See `ICommitStore.read`."""
         return await self._read(stream, lambda db: commits.read(db, stream, from_version, to_version))
+
+    async def load(
+        self, stream: str, *, to_version: int | None = None, tag: str = "", within: int = 1_000
+    ) -> AsyncGenerator[Sequence[CommitRecord], None]:
+        """See `ICommitStore.load`."""
+        found = await self._read(stream, lambda db: commits.load(db, stream, to_version, tag, within))
+        while found:
+            yield found
+            if len(found) < commits.PAGE:
+                break
+            after = found[-1].first_version
+            found = await self._read(stream, lambda db: commits.page(db, stream, after, to_version))  # noqa: B023 - run at once
 
     async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
         """See `ICommitStore.find_command`."""

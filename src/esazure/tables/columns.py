@@ -73,7 +73,7 @@ class DamagedTextError(Exception):
 
 def text_columns(text: str, *, dense: bool = False, columns: int = _COLUMNS) -> list[Row]:
     """The columns of a text, in its row and in each row that follows; compressed when they must be, or with `dense`."""
-    plain = None if dense else _plain_columns(text)
+    plain = None if dense else plain_columns(text)
     if plain is not None:
         return [plain]
     data = zlib.compress(text.encode())
@@ -112,8 +112,9 @@ def text_of(rows: Sequence[Mapping[str, object]]) -> str:
     """
     row = rows[0]
     if "z" not in row:
-        return _joined(row, str)
-    return _inflated(b"".join([_joined(part, bytes) for part in rows[: parts_of(row) + 1]]))
+        first = row.get("d0")
+        return first if isinstance(first, str) and "d1" not in row else joined(row, str)
+    return _inflated(b"".join([joined(part, bytes) for part in rows[: parts_of(row) + 1]]))
 
 
 def parts_of(row: Mapping[str, object]) -> int:
@@ -157,7 +158,8 @@ def body_size(rows: Iterable[Row]) -> int:
     return size
 
 
-def _plain_columns(text: str) -> Row | None:
+def plain_columns(text: str, name: str = "d") -> Row | None:
+    """A text in columns `<name>0`, `<name>1`, ...; None when it takes more than a row has."""
     if len(text) > _COLUMNS * _STRING_UNITS:
         return None
     # A character beyond the basic plane takes two units, so half as many always fit.
@@ -165,7 +167,7 @@ def _plain_columns(text: str) -> Row | None:
     chunks = [text[start : start + step] for start in range(0, len(text), step)]
     if len(chunks) > _COLUMNS:
         return None
-    return {f"d{index}": chunk for index, chunk in enumerate(chunks)}
+    return {f"{name}{index}": chunk for index, chunk in enumerate(chunks)}
 
 
 def _binary_columns(data: bytes) -> Row:
@@ -173,10 +175,15 @@ def _binary_columns(data: bytes) -> Row:
     return {f"d{index}": data[start : start + _BINARY_BYTES] for index, start in enumerate(starts)}
 
 
-def _joined(row: Mapping[str, object], kind: type[_TextOrBytes]) -> _TextOrBytes:
+def joined(row: Mapping[str, object], kind: type[_TextOrBytes], name: str = "d") -> _TextOrBytes:
+    """What is in columns `<name>0`, `<name>1`, ..., empty when there are none.
+
+    Raises:
+        DamagedTextError: it is of another type.
+    """
     chunks: list[_TextOrBytes] = []
     for index in range(_COLUMNS):
-        chunk = row.get(f"d{index}")
+        chunk = row.get(f"{name}{index}")
         if chunk is None:
             break
         if not isinstance(chunk, kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from esazure.errors import CommitTooLargeError
 from esazure.events import CommitRecord
@@ -23,7 +24,9 @@ def insertion(record: CommitRecord, partition: str, views: Sequence[ViewRecord],
         CommitTooLargeError: more rows or more bytes than a transaction holds.
     """
     # What each would be allowed to take alone may be too much together.
-    dense = is_over(_PLAIN_BODY, [record.payload, *(view.text for view in views)])
+    dense = is_over(_PLAIN_BODY, [record.payload, record.snapshot or "", *(view.text for view in views)])
+    if dense:
+        record = replace(record, snapshot=None)  # which is never worth a refusal
     created = commit_rows(record, partition, dense=dense)
     if outbox:
         created.append(outbox_row(record, partition))

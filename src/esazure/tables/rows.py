@@ -4,7 +4,8 @@ PartitionKey  one of N shards, a hash of the stream
 RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
     kind e    a commit; its number is 9999999999 - first version, so the newest comes first. Columns: `cid` commit id,
               `n` how many events, `at` time, `types` their names (for people), `meta` metadata, `cmd` the command's id
-              if it has one, and its payload (`columns.py`), continued in rows `<key>.1`, `<key>.2`, ...
+              if it has one, and its payload (`columns.py`), continued in rows `<key>.1`, `<key>.2`, ...; `s0`, `s1`,
+              ... a snapshot of the state after it
     kind o    the outbox row of a commit that is not yet published; its number is the first version
     kind q    what was an outbox row, set aside because the broker will never take the commit: `reason`, `at`
     kind c    the commit that carried out a command, see `commands.py`
@@ -23,7 +24,16 @@ from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
 from esazure.keys import bucket_of
 from esazure.ports import Lease, OutboxRow
-from esazure.tables.columns import DamagedTextError, Row, StoredRow, parts_of, text_columns, text_of
+from esazure.tables.columns import (
+    DamagedTextError,
+    Row,
+    StoredRow,
+    joined,
+    parts_of,
+    plain_columns,
+    text_columns,
+    text_of,
+)
 
 LAYOUT = 1
 META_KEY = ("meta", "store")
@@ -32,6 +42,7 @@ SWEEP_RANGE = ("l.", "o/")
 """Leases and outbox rows lie together: one query brings both. The slash follows the dot, so every `o.` row is in it."""
 
 _LAST = 9_999_999_999
+_DIGITS = 10
 _TYPES_CHARACTERS = 1_024
 _REASON_CHARACTERS = 4_096
 _OUTBOX_KEY = re.compile(r"o\.(?P<stream>[^.]*\.[^.]*)\.(?P<number>\d{10})")
@@ -76,6 +87,8 @@ def commit_rows(record: CommitRecord, partition: str, *, dense: bool = False) ->
     }
     if record.command_id is not None:
         row["cmd"] = record.command_id
+    if record.snapshot is not None:
+        row.update(plain_columns(record.snapshot, "s") or {})
     parts: list[Row] = [
         {"PartitionKey": partition, "RowKey": f"{key}.{number}", **columns}
         for number, columns in enumerate(more, start=1)
@@ -143,8 +156,13 @@ def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[Commit
         CorruptStreamError: a row is foreign, damaged, or has lost its continuation.
     """
     commits: list[tuple[int, list[Mapping[str, object]]]] = []
+    prefix = f"e.{stream}."
     for row in rows:
-        first, part = _parse(stream, row)
+        key = str(row.get("RowKey"))
+        number = key[len(prefix) :]
+        # Nearly every row of a load is a whole commit, whose key a regular expression takes twice as long to read.
+        is_whole = len(number) == _DIGITS and number.isdecimal() and number.isascii() and key.startswith(prefix)
+        first, part = (_LAST - int(number), 0) if is_whole else _parse(stream, row)
         if not part:
             commits.append((first, [row]))
         elif commits and commits[-1][0] == first and len(commits[-1][1]) == part:
@@ -152,6 +170,17 @@ def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[Commit
         else:
             raise _corrupt(stream, first, "a continuation row stands alone")
     return [_record(stream, first, parts) for first, parts in reversed(commits)]
+
+
+def rows_of_whole_commits(rows: Sequence[Mapping[str, object]]) -> int:
+    """How many of these rows there are without a last commit that has more rows than are here."""
+    for number in range(len(rows) - 1, -1, -1):
+        match = _COMMIT_KEY.fullmatch(str(rows[number].get("RowKey")))
+        if match is None or match["part"] is None:
+            parts = rows[number].get("parts", 0)
+            is_cut = isinstance(parts, int) and len(rows) <= number + parts
+            return number if is_cut else len(rows)
+    return 0
 
 
 def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> CommitRecord:
@@ -170,7 +199,17 @@ def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> Co
         payload = text_of(rows)
     except DamagedTextError as damage:
         raise _corrupt(stream, first, str(damage)) from None
-    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id)
+    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, snapshot_of(row))
+
+
+def snapshot_of(row: Mapping[str, object]) -> str | None:
+    """The snapshot beside a commit; None when there is none, or it is damaged: then it is of no use."""
+    if "s0" not in row:
+        return None
+    try:
+        return joined(row, str, "s") or None
+    except DamagedTextError:
+        return None
 
 
 def _parse(stream: str, row: Mapping[str, object]) -> tuple[int, int]:

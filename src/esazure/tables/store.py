@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Self
 from uuid import UUID
@@ -25,6 +25,7 @@ from esazure.tables.document_writes import put
 from esazure.tables.gateway import ITableGateway
 from esazure.tables.insertion import insertion
 from esazure.tables.layout import MAX_SHARDS, Layout, are_shards, open_layout
+from esazure.tables.loading import load_commits
 from esazure.tables.pipeline import OPTIONS
 from esazure.tables.rest import TableGateway
 from esazure.tables.rows import partition_of
@@ -169,6 +170,12 @@ class TableStore(Store):
         """One request for each 1,000 commits, and one more to look for where they begin. See `ICommitStore.read`."""
         partition = self._partition(stream)
         return await reading.read_commits(self._gateway, partition, stream, from_version, to_version)
+
+    def load(
+        self, stream: str, *, to_version: int | None = None, tag: str = "", within: int = 1_000
+    ) -> AsyncGenerator[Sequence[CommitRecord], None]:
+        """One request for each 1,000 commits; to a snapshot it is one. See `ICommitStore.load`."""
+        return load_commits(self._gateway, self._partition(stream), stream, to_version, tag, within)
 
     async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
         """One request; to forbid what was carried out takes two. See `ICommitStore.find_command`."""

@@ -21,7 +21,7 @@ import pytest
 # Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
 for _name in (
     *("repository", "command", "outbox", "content", "store", "view"),
-    *("scan", "document", "listing", "relay", "producer"),
+    *("scan", "document", "listing", "relay", "producer", "snapshot"),
 ):
     pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
 
@@ -35,6 +35,7 @@ from esazure.testing._producer_suite import Broker, EventProducerConformance  # 
 from esazure.testing._relay_suite import RelayPromises  # noqa: E402
 from esazure.testing._repository_suite import MakesRepositories, StreamPromises  # noqa: E402
 from esazure.testing._scan_suite import ScanPromises  # noqa: E402
+from esazure.testing._snapshot_suite import LoadPromises  # noqa: E402
 from esazure.testing._store_suite import StorePromises  # noqa: E402
 from esazure.testing._view_suite import ViewPromises  # noqa: E402
 
@@ -59,6 +60,7 @@ class DocumentStoreConformance(DocumentPromises, ListingPromises):
 
 class CommitStoreConformance(
     StorePromises,
+    LoadPromises,
     CommandStorePromises,
     ViewPromises,
     ScanPromises,

@@ -1,0 +1,193 @@
+"""Snapshots: the state of an aggregate beside the commit that completed it, so that a load need not begin at the first.
+
+    class Account(AggregateRoot[AccountEvent], Snapshotted[AccountState]):
+        snapshot_every = 100
+
+        def snapshot(self) -> AccountState: ...
+        def restore(self, state: AccountState) -> None: ...
+
+A snapshot is a copy, and never trusted: one that is damaged, of another stream, version or shape, or made by other code
+is passed over, and the events are replayed. Read `repository.py` next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from hashlib import sha256
+from types import CodeType, FunctionType
+from typing import Any, ClassVar, Generic, cast, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticInvalidForJsonSchema
+from typing_extensions import TypeVar, get_original_bases
+
+from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
+from esazure.events import DomainEvent
+from esazure.keys import MAX_SNAPSHOT_CHARACTERS
+
+__all__ = ["Snapshotted"]
+
+S = TypeVar("S", bound=BaseModel)
+A = TypeVar("A", bound=AggregateRoot[Any, Any])
+
+_DIGEST = 16
+_log = logging.getLogger("esazure.snapshots")
+
+
+class Snapshotted(ABC, Generic[S]):
+    """Beside `AggregateRoot`, for aggregates with long streams: keeps the whole state as a pydantic model now and then.
+
+    Worth it from some hundred events on. The state is stored with the commit and found by the query of the load; there
+    is no other request. A state that takes more than 100,000 characters of JSON is not kept.
+    """
+
+    snapshot_every: ClassVar[int] = 100
+    """How many events behind the last snapshot a commit has to be to get one."""
+
+    snapshot_revision: ClassVar[int] = 1
+    """Raise it when other code changes what the events make of the state, such as that of a value object.
+
+    Code in the aggregate class, in its events and in the model of the state is seen without.
+    """
+
+    @abstractmethod
+    def snapshot(self) -> S:
+        """The whole state. Nothing of it may be left out: `restore` has nothing else."""
+
+    @abstractmethod
+    def restore(self, state: S) -> None:
+        """Set the state of a new aggregate to this, as if every event had been applied."""
+
+
+_OURS = {*AggregateRoot.__mro__, *Snapshotted.__mro__, *DomainEvent.__mro__}
+
+
+class SnapshotCodec(Generic[A]):
+    """Takes and restores the snapshots of one aggregate class; made by `snapshots_of`."""
+
+    def __init__(self, aggregate_class: Any) -> None:
+        self._class = aggregate_class
+        self._model = model = _model_of(aggregate_class)
+        self.every: int = aggregate_class.snapshot_every
+        """How many events behind the last snapshot a commit has to be to get one."""
+        if type(self.every) is not int or self.every < 1:
+            raise TypeError(
+                f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 on, not {self.every!r}"
+            )
+        models = [model, *aggregate_class.event_types.values()]
+        parts = [str(aggregate_class.snapshot_revision), _code(aggregate_class)]
+        parts += [part for each in models for part in (_shape(each), _code(each))]
+        self.tag = sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST]
+        """Changes with the shape of the state and of the events, and with the code of their classes."""
+
+    def take(self, aggregate: A, payload: str) -> str | None:
+        """The state as it is now, to be stored beside the payload; None when none is due, or it would not come back.
+
+        It never stands in the way of a commit: what is wrong with it is logged. The next commit tries again.
+        """
+        is_due = aggregate.version - state_of(aggregate).snapshot_version >= self.every
+        if not is_due or len(payload) > MAX_SNAPSHOT_CHARACTERS:
+            return None
+        stream = stream_of(aggregate)
+        taken: Any = aggregate
+        try:
+            state = taken.snapshot()
+            text = self._model.__pydantic_serializer__.to_json(state, by_alias=True, warnings=False).decode()
+            copy = self._class(aggregate.id)
+            copy.restore(self._read(text))
+            if copy.pending:
+                why = "restore must not record"
+            elif type(state) is not self._model or not self._read(text) == state == copy.snapshot():
+                why = "what is restored from it is another state"
+            elif len(text) > MAX_SNAPSHOT_CHARACTERS:
+                why = f"{len(text):,} characters, at most {MAX_SNAPSHOT_CHARACTERS:,} are kept"
+            else:
+                return f"{self.tag} {self._digest(stream, aggregate.version, text)} {text}"
+        except Exception as error:  # noqa: BLE001 - user code may raise anything
+            why = f"{type(error).__name__} at {place_of(error)}"
+        _log.warning("%s: no snapshot at version %d: %s", stream, aggregate.version, why)
+        return None
+
+    def restore(self, aggregate: A, version: int, snapshot: str) -> bool:
+        """Set the state of a new aggregate to the snapshot of a version; False when it must not be used.
+
+        The aggregate must not be used either then, for it may be half restored.
+        """
+        stream = stream_of(aggregate)
+        tag, _, content = snapshot.partition(" ")
+        digest, _, text = content.partition(" ")
+        why = "it is not what was written"
+        if tag == self.tag and digest == self._digest(stream, version, text):
+            restored: Any = aggregate
+            try:
+                restored.restore(self._read(text))
+            except Exception as error:  # noqa: BLE001 - user code may raise anything
+                why = f"{type(error).__name__} at {place_of(error)}"
+            else:
+                state = state_of(aggregate)
+                state.stored_version = state.snapshot_version = version
+                return True
+        _log.warning("%s: the snapshot of version %d is not used: %s", stream, version, why)
+        return False
+
+    def _read(self, text: str) -> BaseModel:
+        return cast("BaseModel", self._model.__pydantic_validator__.validate_json(text))
+
+    def _digest(self, stream: str, version: int, text: str) -> str:
+        return sha256(f"{stream}\n{version}\n{self.tag}\n{text}".encode()).hexdigest()[:_DIGEST]
+
+
+def snapshots_of(aggregate_class: type[A]) -> SnapshotCodec[A] | None:
+    """How the snapshots of this class are taken; None when it has none.
+
+    Raises:
+        TypeError: it does not say which model its state is, or `snapshot_every` is no positive number.
+    """
+    return SnapshotCodec(aggregate_class) if issubclass(aggregate_class, Snapshotted) else None
+
+
+def _model_of(aggregate_class: type[Any]) -> type[BaseModel]:
+    for cls in aggregate_class.__mro__:
+        for base in get_original_bases(cls):
+            if get_origin(base) is Snapshotted:
+                (model,) = get_args(base)
+                if isinstance(model, type) and issubclass(model, BaseModel):
+                    return model
+    raise TypeError(
+        f"{aggregate_class.__name__} must say which pydantic model its state is, as in Snapshotted[AccountState]"
+    )
+
+
+def _shape(model: type[BaseModel]) -> str:
+    try:
+        return json.dumps(model.model_json_schema(), sort_keys=True)
+    except PydanticInvalidForJsonSchema:  # some types have none
+        return str({name: repr(field.annotation) for name, field in sorted(model.model_fields.items())})
+
+
+def _code(owner: type[Any]) -> str:
+    """What the functions of a class and of its bases do, in a form that is the same in every process."""
+    found: list[str] = []
+    for cls in owner.__mro__:
+        if cls not in _OURS:
+            for name, value in sorted(vars(cls).items()):
+                function: object = value
+                for wrapper in ("wrapped", "__func__", "fget"):  # a validator of pydantic, a class method, a property
+                    function = getattr(function, wrapper, function)
+                if isinstance(function, FunctionType):
+                    found.append(f"{name}={_instructions(function.__code__)}")
+    return "\n".join(found)
+
+
+def _instructions(code: CodeType) -> str:
+    return f"{code.co_code.hex()} {code.co_names} {[_constant(value) for value in code.co_consts]}"
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, CodeType):
+        return _instructions(value)
+    if isinstance(value, frozenset):  # in an order that every process chooses anew
+        return str(sorted(map(repr, value)))
+    return repr(value)
