@@ -1,6 +1,6 @@
 # Everything sets itself up: Python >= 3.11 with pip is all a machine needs. Node for Azurite is the machine's, else PyPI's.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-azure test check docs bugs soak clean
+.PHONY: help demo demo-azure test check docs bugs soak bench bench-quick clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,13 +44,26 @@ bugs: $(VENV)/ready  ## Plant bugs and remove guards, one at a time: the tests m
 docs: $(VENV)/ready  ## Build the documentation into docs/_build, warnings as errors.
 	sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build
 
+bench: .bench/ready .azurite/ready  ## Measure against other libraries, the SDK and code by hand; writes the table and chart in docs/.
+	.bench/bin/python -m bench --docs
+
+bench-quick: .bench/ready .azurite/ready  ## The same in less than two minutes, and less sure; writes bench/out/ alone.
+	.bench/bin/python -m bench --quick
+
 clean:  ## Remove what was built and installed here.
-	rm -rf $(VENV) .azurite dist docs/_build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .azurite bench/out dist docs/_build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --upgrade pip
 	python -m pip install --quiet $(INSTALL) --group dev
+	touch $@
+
+# Apart from the tests' environment, because the other libraries bring dependencies of their own.
+.bench/ready: pyproject.toml
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --upgrade pip
+	.bench/bin/python -m pip install --quiet --editable . --group bench
 	touch $@
 
 # Without Azurite the tests that need it are skipped with a loud line, and fail under CI.

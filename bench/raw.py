@@ -38,8 +38,8 @@ class RawTable:
     async def close(self) -> None:
         await self._session.close()
 
-    async def create(self, rows: Sequence[dict[str, Any]]) -> int:
-        """One transaction; how many rows were created."""
+    def encode(self, rows: Sequence[dict[str, Any]]) -> bytes:
+        """The body of one transaction that creates rows."""
         between = b"--changeset_c\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"
         out = [b"--batch_b\r\nContent-Type: multipart/mixed; boundary=changeset_c\r\n\r\n"]
         for row in rows:
@@ -51,9 +51,13 @@ class RawTable:
                 % (between, self._url.encode(), len(body), body)
             )
         out.append(b"--changeset_c--\r\n\r\n--batch_b--\r\n")
+        return b"".join(out)
+
+    async def create(self, rows: Sequence[dict[str, Any]]) -> int:
+        """One transaction; how many rows were created."""
         headers = self._headers("$batch")
         headers["Content-Type"] = "multipart/mixed; boundary=batch_b"
-        async with self._session.post(self._batch, data=b"".join(out), headers=headers) as reply:
+        async with self._session.post(self._batch, data=self.encode(rows), headers=headers) as reply:
             data = await reply.read()
             assert reply.status == 202, data
             if b"HTTP/1.1 409" in data:

@@ -1,393 +1,316 @@
-"""What a write and a read cost: the SDK, this library's gateway and aiohttp by hand, side by side in one process.
+"""Table Storage through every layer: esazure, the Azure SDK as one would use it, and aiohttp by hand.
 
-    PYTHONPATH=src:. python bench/tables.py [rounds]
-
-In each round every contender does the same work in a random order; the figures are medians of the rounds, and the
-ratios medians of the ratios within a round, so that a disturbed round cancels out. CPU is this process alone. Azurite
-is started, unless ESAZURE_TABLES names an account. Results are compared before anything is measured.
+Azurite is started, unless ESAZURE_TABLES names an account. What is compared is CPU, which carries over to the service;
+the wall time is mostly the emulator's. Read `ceiling.py` next.
 """
 
-# ruff: noqa: ASYNC220, B023, C901, D101, D102, D103, PLR2004, S101, S603
+# ruff: noqa: SLF001
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
-import random
-import re
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from azure.data.tables.aio import TableClient
-from bench.raw import RawTable
-from bench.sdk_gateway import SdkTableGateway
 
-from esazure import AggregateRoot, DomainEvent
-from esazure.events import CommitRecord
-from esazure.tables import TableStore
-from esazure.tables.gateway import ITableGateway, Operation
+from bench.domain import (
+    Account,
+    FloorAccount,
+    Line,
+    SeldomSnapshottedAccount,
+    SnapshottedAccount,
+    account_of,
+    check,
+    state_after,
+    store,
+)
+from bench.measuring import Settings, Work, race
+from bench.raw import RawTable
+from bench.report import Report
+from esazure.keys import stream_name
+from esazure.tables import TableStore, multipart
 from esazure.tables.insertion import insertion
-from esazure.tables.rest import TableGateway
-from esazure.tables.rows import commit_key, commits_range
+from esazure.tables.rows import commit_key, commits_range, outbox_key, partition_of
 from esazure.testing.azurite import Azurite
 
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-SDK_OPTIONS: dict[str, Any] = {"retry_total": 3, "connection_timeout": 5, "read_timeout": 20}
-PARTITION = "00"
+EVENTS = 1_000
 
-Work = Callable[[int], Awaitable[object]]
+MOST = 99
+"""Events a commit at most, so that the outbox row is the hundredth of the SDK's transaction."""
 
-
-class Deposited(DomainEvent):
-    tx_id: UUID
-    at: datetime
-    amount: Decimal
-    currency: str
-    memo: str
+Row = dict[str, Any]
 
 
-class Account(AggregateRoot[Deposited, str]):
-    def __init__(self, id: str) -> None:
-        super().__init__(id)
-        self.balance, self.count = Decimal(0), 0
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The three over one table."""
 
-    def deposit(self, number: int) -> None:
-        memo = f"payment no {number} for services"
-        self.record(
-            Deposited(tx_id=uuid4(), at=datetime.now(UTC), amount=Decimal("12.34") + number, currency="EUR", memo=memo)
-        )
-
-    def when(self, event: Deposited) -> None:
-        self.balance += event.amount
-        self.count += 1
+    ours: TableStore
+    sdk: TableClient
+    raw: RawTable
 
 
-def account(events: int) -> Account:
-    made = Account(uuid4().hex)
-    for number in range(events):
-        made.deposit(number)
-    return made
+def raw_at(connection_string: str, table: str) -> RawTable:
+    """By hand, with the parts of a connection string."""
+    parts = dict(part.split("=", 1) for part in connection_string.strip(";").split(";"))
+    return RawTable(parts["TableEndpoint"], parts["AccountName"], parts["AccountKey"], table)
 
 
-def lines(events: int) -> list[str]:
-    return [f"Deposited {event.model_dump_json()}" for event in account(events).pending]
+@asynccontextmanager
+async def opened() -> AsyncIterator[Sides]:
+    """Over a new table."""
+    table = f"t{uuid4().hex}"
+    async with AsyncExitStack() as stack:
+        address = os.environ.get("ESAZURE_TABLES") or stack.enter_context(Azurite()).connection_string
+        ours = await stack.enter_async_context(TableStore.from_connection_string(address, table=table))
+        sdk = await stack.enter_async_context(TableClient.from_connection_string(address, table))
+        stack.push_async_callback(sdk.delete_table)
+        raw = raw_at(address, table)
+        await raw.open()
+        stack.push_async_callback(raw.close)
+        yield Sides(ours, sdk, raw)
 
 
-def record(stream: str, first: int, texts: list[str]) -> CommitRecord:
-    at = datetime.now(UTC).isoformat()
-    return CommitRecord(stream, uuid4().hex, first, len(texts), at, "{}", "\n".join(texts))
+async def run(report: Report, settings: Settings) -> None:
+    """All of it."""
+    async with opened() as sides:
+        await persist(report, settings, sides)
+        await load(report, settings, sides)
+        await snapshot(report, settings, sides)
+        await sizes(report, sides)
 
 
-async def measure(title: str, contenders: dict[str, Work], *, times: int, rounds: int = ROUNDS) -> None:
-    """Print CPU and wall of each contender; the last one is what the ratios refer to."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name in random.sample(list(contenders), len(contenders)):
-            gc.collect()
-            wall, cpu = time.perf_counter(), time.process_time()
-            await contenders[name](times)
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            if number:  # the first round warms up
-                taken[name].append((cpu / times * 1e3, wall / times * 1e3))
-    base = taken[list(contenders)[-1]]
-    print(f"\n{title}\n{'':28}{'CPU ms':>9}{'ratio':>8}{'wall ms':>10}{'ratio':>8}")
-    for name, spent in taken.items():
-        cpu_ratio = statistics.median(a[0] / b[0] for a, b in zip(spent, base, strict=True))
-        wall_ratio = statistics.median(a[1] / b[1] for a, b in zip(spent, base, strict=True))
-        cpu, wall = statistics.median(a[0] for a in spent), statistics.median(a[1] for a in spent)
-        print(f"  {name:26}{cpu:9.3f}{cpu_ratio:8.2f}{wall:10.3f}{wall_ratio:8.2f}", flush=True)
+def commit_row(account: FloorAccount) -> Row:
+    """The pending events as one row, as esazure stores them."""
+    lines = account.lines()
+    stream = stream_name("Account", str(account.id))
+    return {
+        "PartitionKey": partition_of(stream, 64),
+        "RowKey": commit_key(stream, account.version - len(lines) + 1),
+        "cid": uuid4().hex,
+        "n": len(lines),
+        "at": datetime.now(UTC).isoformat(),
+        "types": ",".join(dict.fromkeys(name for name, _ in lines)),
+        "meta": "{}",
+        "d0": "\n".join(f"{name} {json.decode()}" for name, json in lines),
+    }
 
 
-async def write_cases(sdk: ITableGateway, ours: ITableGateway, raw: RawTable) -> None:
-    for events in (1, 10, 100):
-        texts = lines(events)
-
-        def operations(texts: list[str] = texts) -> list[Operation]:
-            return insertion(record(f"Account.{uuid4().hex}", 1, texts), PARTITION, (), outbox=True)
-
-        seen = []
-        for submit in (sdk.submit, ours.submit, lambda batch: raw.create([each[1] for each in batch])):
-            batch = operations()
-            await submit(batch)
-            key = str(batch[0][1]["RowKey"])
-            (stored,) = await ours.query(PARTITION, key, key)
-            seen.append({name: stored[name] for name in ("n", "types", "meta", "d0")})
-        assert seen[0] == seen[1] == seen[2]
-
-        async def by_gateway(gateway: ITableGateway, times: int) -> None:
-            for batch in [operations() for _ in range(times)]:
-                assert len(await gateway.submit(batch)) == 2
-
-        async def by_sdk_rows(times: int, events: int = events) -> None:
-            for _ in range(times):
-                stream = f"Account.{uuid4().hex}"
-                rows = [
-                    insertion(record(stream, 1 + number, [texts[number]]), PARTITION, (), outbox=number == events - 1)
-                    for number in range(min(events, 99))
-                ]
-                await sdk.submit([operation for row in rows for operation in row])
-
-        async def by_hand(times: int) -> None:
-            for batch in [operations() for _ in range(times)]:
-                assert await raw.create([each[1] for each in batch]) == 2
-
-        await measure(
-            f"store {events} event(s): one entity and its outbox row",
-            {
-                **({"SDK, a row for each event": by_sdk_rows} if events > 1 else {}),
-                "SDK": lambda times: by_gateway(sdk, times),
-                "esazure": lambda times: by_gateway(ours, times),
-                "aiohttp by hand": by_hand,
-            },
-            times=max(4, 20 // events),
-        )
+def outbox_row(commit: Row, stream: str) -> Row:
+    """Its outbox row."""
+    return {
+        "PartitionKey": commit["PartitionKey"],
+        "RowKey": outbox_key(stream, 1),
+        "cid": commit["cid"],
+        "n": commit["n"],
+    }
 
 
-async def conflict_case(sdk: ITableGateway, ours: ITableGateway, raw: RawTable) -> None:
-    batch = insertion(record(f"Account.{uuid4().hex}", 1, lines(1)), PARTITION, (), outbox=True)
-    await ours.submit(batch)
+def event_rows(account: FloorAccount) -> list[Row]:
+    """The pending events as a row each."""
+    commit, at = uuid4().hex, datetime.now(UTC).isoformat()
+    first = account.version - len(account.pending) + 1
+    return [
+        {
+            "PartitionKey": str(account.id),
+            "RowKey": f"e.{version:010d}",
+            "cid": commit,
+            "at": at,
+            "type": name,
+            "meta": "{}",
+            "data": json.decode(),
+        }
+        for version, (name, json) in enumerate(account.lines(), start=first)
+    ]
 
-    async def refused(gateway: ITableGateway, times: int) -> None:
-        for _ in range(times):
-            try:
-                await gateway.submit(batch)
-            except Exception as error:  # noqa: BLE001 - its type is compared
-                assert type(error).__name__ == "RowExistsError"  # noqa: PT017
 
-    async def by_hand(times: int) -> None:
-        for _ in range(times):
-            assert await raw.create([each[1] for each in batch]) == 0
+async def persist(report: Report, settings: Settings, sides: Sides) -> None:
+    """A new account with 1, 10 and 99 events, and its outbox row, in one transaction."""
+    for events in (1, 10, MOST):
+        result = await race(_persists(sides, events), settings)
+        title = f"Tables, persist {events} event{'s' * (events > 1)} and an outbox row"
+        spent = f"CPU ms: {result.milliseconds()}"
+        if events == 1:
+            report.at_least(5, f"{title}: SDK / esazure", result.ratio("SDK", "esazure"), spent)
+            report.at_most(1.7, f"{title}: esazure / by hand", result.ratio("esazure", "by hand"), "")
+            scheme = "SDK, query before"
+            report.at_least(
+                6, f"{title}: the original's query, then batch / esazure", result.ratio(scheme, "esazure"), ""
+            )
+            wall = f"wall ms: {result.milliseconds('wall')}"
+            report.at_least(4, f"{title}: the same, wall time", result.ratio(scheme, "esazure", "wall"), wall)
+        else:
+            rows = result.ratio("SDK, a row for each event", "esazure")
+            report.at_least(7 if events == 10 else 16, f"{title}: SDK, a row for each event / esazure", rows, spent)  # noqa: PLR2004 - as above
+            report.shown(f"{title}: esazure / by hand", result.ratio("esazure", "by hand"), "")
+        report.chart(title, result)
+
+
+def _persists(sides: Sides, events: int) -> dict[str, Work]:
+    ours, sdk, raw = sides.ours.events(Account), sides.sdk, sides.raw
+
+    async def esazure() -> None:
+        await ours.append(account_of(Account, events))
+
+    async def hand() -> None:
+        account = account_of(FloorAccount, events)
+        row = commit_row(account)
+        if await raw.create([row, outbox_row(row, stream_name("Account", str(account.id)))]) != 2:  # noqa: PLR2004 - rows
+            raise AssertionError("not stored")
+
+    async def by_sdk() -> None:
+        account = account_of(FloorAccount, events)
+        row = commit_row(account)
+        outbox = outbox_row(row, stream_name("Account", str(account.id)))
+        await sdk.submit_transaction([("create", row), ("create", outbox)])
+
+    async def sdk_rows() -> None:
+        account = account_of(FloorAccount, events)
+        rows = event_rows(account)
+        outbox = {"PartitionKey": str(account.id), "RowKey": "o.0000000001", "cid": rows[0]["cid"], "n": events}
+        await sdk.submit_transaction([("create", row) for row in [*rows, outbox]])
+
+    async def sdk_scheme() -> None:
+        account = account_of(FloorAccount, events)
+        rows = event_rows(account)
+        stored = [row["RowKey"] async for row in sdk.query_entities(f"PartitionKey eq '{account.id}'")]
+        if stored:
+            raise AssertionError("a conflict")
+        # It writes no outbox row; here it does, so that all do the same work.
+        outbox = {"PartitionKey": str(account.id), "RowKey": "o.0000000001", "cid": rows[0]["cid"], "n": events}
+        await sdk.submit_transaction([("create", row) for row in [*rows, outbox]])
+
+    contenders: dict[str, Work] = {"by hand": hand, "esazure": esazure, "SDK": by_sdk}
+    if events == 1:
+        return {**contenders, "SDK, query before": sdk_scheme}
+    return {**contenders, "SDK, a row for each event": sdk_rows}
+
+
+def _lines(row: Row) -> list[tuple[str, str]]:
+    return [(name, json) for name, _, json in (line.partition(" ") for line in row["d0"].split("\n"))]
+
+
+async def load(report: Report, settings: Settings, sides: Sides) -> None:
+    """A stream in commits of 3, into an account; by the SDK from a row for each event."""
+    ours, sdk, raw = sides.ours.events(Account), sides.sdk, sides.raw
+    account = await store(Account, ours.append, EVENTS)
+    singly = account_of(FloorAccount, EVENTS)
+    rows = event_rows(singly)
+    for start in range(0, EVENTS, 100):
+        await raw.create(rows[start : start + 100])
+    stream = stream_name("Account", str(account.id))
+    partition, (low, high) = partition_of(stream, 64), commits_range(stream)
+
+    async def esazure() -> None:
+        check((await ours.rehydrate(account.id)).state, EVENTS - 1)
+
+    async def hand() -> None:
+        loaded = FloorAccount(account.id)
+        for row in reversed(await raw.query(partition, low, high)):
+            loaded.replay(_lines(row))
+        check(loaded.state, EVENTS - 1)
+
+    async def sdk_rows() -> None:
+        found = sdk.query_entities(f"PartitionKey eq '{singly.id}'", results_per_page=1_000)
+        lines: list[Line] = [(row["type"], row["data"]) async for row in found]
+        check(FloorAccount(singly.id).replay(lines).state, EVENTS - 1)
+
+    async def sdk_commits() -> None:
+        condition = f"PartitionKey eq '{partition}' and RowKey ge '{low}' and RowKey le '{high}'"
+        found = [row async for row in sdk.query_entities(condition, results_per_page=1_000)]
+        loaded = FloorAccount(account.id)
+        for row in reversed(found):
+            loaded.replay(_lines(row))
+        check(loaded.state, EVENTS - 1)
 
     contenders: dict[str, Work] = {
-        "SDK": lambda times: refused(sdk, times),
-        "esazure": lambda times: refused(ours, times),
-        "aiohttp by hand": by_hand,
+        "by hand": hand,
+        "esazure": esazure,
+        "SDK": sdk_commits,
+        "SDK, a row for each event": sdk_rows,
     }
-    await measure("a conflict", contenders, times=20)
+    result = await race(contenders, settings)
+    title, spent = "Tables, load 1,000 events", f"CPU ms: {result.milliseconds()}"
+    of_rows = result.ratio("SDK, a row for each event", "esazure")
+    report.at_least(5, f"{title}: SDK, a row for each event / esazure", of_rows, spent)
+    report.at_most(1.3, f"{title}: esazure / by hand", result.ratio("esazure", "by hand"), "")
+    report.shown(f"{title}: SDK, the same rows / esazure", result.ratio("SDK", "esazure"), "")
+    report.chart(title, result)
 
 
-async def load_cases(client: TableClient, sdk: ITableGateway, ours: ITableGateway, raw: RawTable) -> None:
-    decode = Deposited.__pydantic_validator__.validate_json
-    for events in (20, 1000):
-        texts = lines(events)
-        streams = {1: f"Account.{uuid4().hex}", 3: f"Account.{uuid4().hex}"}
-        for size, stream in streams.items():
-            rows = [
-                operation
-                for first in range(0, events, size)
-                for operation in insertion(
-                    record(stream, first + 1, texts[first : first + size]), PARTITION, (), outbox=False
-                )
-            ]
-            for start in range(0, len(rows), 100):
-                await ours.submit(rows[start : start + 100])
+async def snapshot(report: Report, settings: Settings, sides: Sides) -> None:
+    """The same stream with a snapshot ten events back, and how many requests that takes."""
+    plain, often = sides.ours.events(Account), sides.ours.events(SnapshottedAccount)
+    seldom = sides.ours.events(SeldomSnapshottedAccount)
+    whole = await store(Account, plain.append, EVENTS)
+    account = await store(SnapshottedAccount, often.append, EVENTS)
+    other = await store(SeldomSnapshottedAccount, seldom.append, EVENTS)
 
-        def replay(rows: Any, stream: str, events: int = events) -> tuple[int, Decimal]:
-            loaded = Account(stream)
-            for row in reversed(rows):
-                for line in row["d0"].split("\n"):
-                    loaded.when(decode(line.partition(" ")[2]))
-            assert loaded.count == events
-            return loaded.count, loaded.balance
+    async def replay() -> None:
+        check((await plain.rehydrate(whole.id)).state, EVENTS - 1)
 
-        low, high = commits_range(streams[3])
-        found = [
-            replay(await sdk.query(PARTITION, low, high), streams[3]),
-            replay(await ours.query(PARTITION, low, high), streams[3]),
-            replay(await raw.query(PARTITION, low, high), streams[3]),
-        ]
-        assert found[0] == found[1] == found[2]
+    async def esazure() -> None:
+        check((await often.rehydrate(account.id)).state, EVENTS - 1)
 
-        async def sdk_rows(times: int, stream: str = streams[1]) -> None:
-            single_low, single_high = commits_range(stream)
-            for _ in range(times):
-                condition = f"PartitionKey eq '{PARTITION}' and RowKey ge '{single_low}' and RowKey le '{single_high}'"
-                replay([row async for row in client.query_entities(condition)], stream)
+    async def esazure_seldom() -> None:
+        check((await seldom.rehydrate(other.id)).state, EVENTS - 1)
 
-        async def by(query: Any, times: int, stream: str = streams[3], low: str = low, high: str = high) -> None:
-            for _ in range(times):
-                replay(await query(PARTITION, low, high), stream)
-
-        await measure(
-            f"load {events} events in commits of 3, into objects",
-            {
-                "SDK, a row for each event": sdk_rows,
-                "SDK": lambda times: by(sdk.query, times),
-                "esazure": lambda times: by(ours.query, times),
-                "aiohttp by hand": lambda times: by(raw.query, times),
-            },
-            times=max(2, 100 // events),
-        )
-        await measure(
-            f"the rows of {events} events in commits of 3, not decoded",
-            {
-                "SDK": lambda times: many(times, lambda: sdk.query(PARTITION, low, high)),
-                "esazure": lambda times: many(times, lambda: ours.query(PARTITION, low, high)),
-                "aiohttp by hand": lambda times: many(times, lambda: raw.query(PARTITION, low, high)),
-            },
-            times=max(2, 100 // events),
-        )
+    contenders = {"esazure": esazure, "esazure, every 90": esazure_seldom, "full replay": replay}
+    result = await race(contenders, settings)
+    title = "Tables, load 1,000 events, snapshot 10 back"
+    spent = f"CPU ms: {result.milliseconds()}"
+    report.at_least(5, f"{title}: full replay / esazure", result.ratio("full replay", "esazure"), spent)
+    every_90 = result.ratio("full replay", "esazure, every 90")
+    report.shown(f"{title}, one for 90 events: full replay / esazure", every_90, "")
+    report.at_most(1, f"{title}: requests", await _requests(sides.ours, esazure), "", "requests")
+    report.chart(title, result)
 
 
-async def many(times: int, work: Callable[[], Awaitable[object]]) -> None:
-    for _ in range(times):
+async def _requests(store: TableStore, work: Work) -> int:
+    pipeline: Any = store._gateway._pipeline  # type: ignore[attr-defined]
+    get: Callable[..., Any] = pipeline.get
+    count = 0
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return await get(*arguments)
+
+    pipeline.get = counted
+    try:
         await work()
+    finally:
+        del pipeline.get
+    return count
 
 
-async def whole_cases(connection_string: str, table: str, raw: RawTable) -> None:
-    """Through every layer: repository, codec, store."""
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(TableStore.from_connection_string(connection_string, table=table))
-        slow = await stack.enter_async_context(TableStore.from_connection_string(connection_string, table=table))
-        sdk = SdkTableGateway(TableClient.from_connection_string(connection_string, table, **SDK_OPTIONS), patience=30)
-        slow._gateway, fast = sdk, slow._gateway  # noqa: SLF001 - the only difference
-        stack.push_async_callback(fast.close)
-        dump, decode = Deposited.__pydantic_serializer__.to_json, Deposited.__pydantic_validator__.validate_json
-
-        async def append(through: TableStore, times: int) -> None:
-            accounts = through.events(Account)
-            for _ in range(times):
-                await accounts.append(account(1))
-
-        async def append_by_hand(times: int) -> None:
-            for _ in range(times):
-                made = account(1)
-                payload = "\n".join(f"Deposited {dump(event).decode()}" for event in made.pending)
-                row = {
-                    "PartitionKey": PARTITION,
-                    "RowKey": commit_key(f"Account.{made.id}", 1),
-                    "cid": uuid4().hex,
-                    "n": 1,
-                    "at": datetime.now(UTC).isoformat(),
-                    "types": "Deposited",
-                    "meta": "{}",
-                    "d0": payload,
-                }
-                outbox = {"PartitionKey": PARTITION, "RowKey": f"o.Account.{made.id}.0000000001", "cid": "x", "n": 1}
-                assert await raw.create([row, outbox]) == 2
-
-        contenders: dict[str, Work] = {
-            "SDK": lambda times: append(slow, times),
-            "esazure": lambda times: append(store, times),
-            "aiohttp and pydantic by hand": append_by_hand,
-        }
-        await measure("repository.append of a new aggregate with 1 event", contenders, times=20)
-
-        stored = Account(uuid4().hex)
-        for _ in range(334):
-            for number in range(3):
-                stored.deposit(number)
-            await store.events(Account).append(stored)
-        low, high = commits_range(f"Account.{stored.id}")
-        (partition,) = {
-            shard
-            for shard in store.partitions
-            if await store._gateway.query(shard, low, high, 1)  # noqa: SLF001
-        }
-
-        async def rehydrate(through: TableStore, times: int) -> None:
-            for _ in range(times):
-                loaded = await through.events(Account).rehydrate(stored.id)
-                assert (loaded.version, loaded.balance) == (1002, stored.balance)
-
-        async def rehydrate_by_hand(times: int) -> None:
-            for _ in range(times):
-                loaded = Account(stored.id)
-                for row in reversed(await raw.query(partition, low, high)):
-                    for line in row["d0"].split("\n"):
-                        loaded.when(decode(line.partition(" ")[2]))
-                assert loaded.balance == stored.balance
-
-        contenders = {
-            "SDK": lambda times: rehydrate(slow, times),
-            "esazure": lambda times: rehydrate(store, times),
-            "aiohttp and pydantic by hand": rehydrate_by_hand,
-        }
-        await measure("repository.rehydrate of 1,002 events in commits of 3", contenders, times=2)
-
-
-async def ceiling(connection_string: str) -> None:
-    """Operations a second with 64 tasks, against a server that has nothing to do."""
+async def sizes(report: Report, sides: Sides) -> None:
+    """Bytes of the body that stores a commit of ten: one row, or Streamstone's header and a row for each event."""
+    ours = sides.ours.events(Account, outbox=False)
+    account = account_of(Account, 10)
+    commit = await ours.append(account)
+    if commit is None or account.state != state_after(9):
+        raise AssertionError("nothing was stored")
+    operations = insertion(commit.record, partition_of(commit.stream, 64), (), outbox=False)
+    mine = len(multipart.encode(operations, sides.sdk.url + "/" + sides.sdk.table_name, uuid4().hex))
+    by_hand = account_of(FloorAccount, 10)
+    header = {"PartitionKey": str(by_hand.id), "RowKey": "SS-HEAD", "Version": by_hand.version}
     rows = [
-        f'{{"odata.etag":"W/\\"1\\"","PartitionKey":"00","RowKey":"e.{number}","Timestamp":"2026-01-01T00:00:00Z",'
-        f'"cid":"{uuid4().hex}","n":1,"at":"2026-01-01T00:00:00+00:00","types":"Deposited","meta":"{{}}",'
-        f'"d0":"{lines(1)[0].replace(chr(34), chr(92) + chr(34))}"}}'
-        for number in range(20)
+        {
+            "PartitionKey": str(by_hand.id),
+            "RowKey": f"SS-SE-{version:010d}",
+            "Id": str(uuid4()),
+            "Type": name,
+            "Data": json.decode(),
+            "Metadata": "{}",
+            "Version": version,
+        }
+        for version, (name, json) in enumerate(by_hand.lines(), start=1)
     ]
-    batch = insertion(record(f"Account.{uuid4().hex}", 1, lines(1)), PARTITION, (), outbox=True)
-    with ExitStack() as stack:
-        file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
-        file.write(f'{{"value":[{",".join(rows)}]}}')
-        file.flush()
-        server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("canned.py")), file.name], stdout=subprocess.PIPE
-        )
-        stack.callback(server.wait)
-        stack.callback(server.kill)
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        address = re.sub(r"(TableEndpoint=https?://)[^/;]+", rf"\g<1>127.0.0.1:{port}", connection_string)
-        sdk, ours, raw = contenders_at(address, "ceiling")
-        for each in (sdk, ours, raw):
-            await each.open()
-
-        async def race(times: int, work: Callable[[], Awaitable[object]]) -> None:
-            await asyncio.gather(*[many(times // 64, work) for _ in range(64)])
-
-        write: dict[str, Work] = {
-            "SDK": lambda times: race(times, lambda: sdk.submit(batch)),
-            "esazure": lambda times: race(times, lambda: ours.submit(batch)),
-            "aiohttp by hand": lambda times: race(times, lambda: raw.create([each[1] for each in batch])),
-        }
-        read: dict[str, Work] = {
-            "SDK": lambda times: race(times, lambda: sdk.query("00", "a", "z")),
-            "esazure": lambda times: race(times, lambda: ours.query("00", "a", "z")),
-            "aiohttp by hand": lambda times: race(times, lambda: raw.query("00", "a", "z")),
-        }
-        await measure("64 tasks, canned server: a transaction of two rows", write, times=640)
-        await measure("64 tasks, canned server: a query of 20 rows", read, times=640)
-        for each in (sdk, ours, raw):
-            await each.close()
-
-
-def contenders_at(connection_string: str, table: str) -> tuple[SdkTableGateway, TableGateway, RawTable]:
-    account_name, key, endpoint = (
-        re.search(rf"{name}=([^;]+)", connection_string)[1]  # type: ignore[index]
-        for name in ("AccountName", "AccountKey", "TableEndpoint")
-    )
-    return (
-        SdkTableGateway(TableClient.from_connection_string(connection_string, table, **SDK_OPTIONS), patience=30),
-        TableGateway(TableClient.from_connection_string(connection_string, table, **SDK_OPTIONS), patience=30),
-        RawTable(endpoint, account_name, key, table),
-    )
-
-
-async def main(connection_string: str) -> None:
-    table = f"t{uuid4().hex}"
-    sdk, ours, raw = contenders_at(connection_string, table)
-    for each in (sdk, ours, raw):
-        await each.open()
-    await ours.create_table()
-    await write_cases(sdk, ours, raw)
-    await conflict_case(sdk, ours, raw)
-    await load_cases(ours._client, sdk, ours, raw)  # noqa: SLF001 - the SDK's own client
-    await whole_cases(connection_string, table, raw)
-    await ceiling(connection_string)
-    for each in (sdk, ours, raw):
-        await each.close()
-
-
-if __name__ == "__main__":
-    with ExitStack() as resources:
-        address = os.environ.get("ESAZURE_TABLES") or resources.enter_context(Azurite()).connection_string
-        asyncio.run(main(address))
+    theirs = len(sides.raw.encode([header, *rows]))
+    detail = f"bytes: esazure {mine:,}, Streamstone's {theirs:,}"
+    report.at_most(0.5, "Tables, bytes sent for a commit of 10: esazure / Streamstone's layout", mine / theirs, detail)
