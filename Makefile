@@ -24,9 +24,9 @@ test: $(VENV)/ready .azurite/ready  ## Run all tests: unit, conformance, Azurite
 	python -m pytest -n 6 --dist worksteal -m "not long" --cov --cov-report=
 	python -m pytest -n 4 --dist worksteal --timeout 400 -m long
 
-soak: $(VENV)/ready .azurite/ready  ## The fault and process tests, SOAK times (10) as long as `make test` runs them.
+soak: $(VENV)/ready .azurite/ready  ## The fault and process tests and the bank, SOAK times (10) as long as `make test` runs them.
 	python -m pytest -n 2 --dist worksteal --timeout 3600 --soak $(or $(SOAK),10) -rP -o log_level=INFO \
-		tests/faults/test_proxy.py tests/faults/test_processes.py
+		tests/faults/test_proxy.py tests/faults/test_processes.py tests/bank/test_soak.py
 
 check: $(VENV)/ready docs  ## Style, types, layers, docs, coverage of the last `make test`.
 	ruff check

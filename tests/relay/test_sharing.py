@@ -178,6 +178,7 @@ class Scene:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.dice = random.Random(7)  # noqa: S311 - so that it can be repeated
+        self.dispatches = 0
         self.store = Store(partitions=12)
         self.store.before = self.skew
         self.taken: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
@@ -260,7 +261,9 @@ class Scene:
 
 
 class Watched(Producer):
-    """Stalls now and then, for longer than the lease."""
+    """Stalls now and then, for longer than the lease: the 20th dispatch of all does, and each 100th from there."""
+
+    STALLS = 20
 
     def __init__(self, scene: Scene, name: str) -> None:
         super().__init__()
@@ -270,7 +273,8 @@ class Watched(Producer):
     async def dispatch(self, commit: Commit[Noted]) -> None:
         begin = time.monotonic()
         try:
-            await asyncio.sleep(0.6 if self.scene.dice.random() < 0.01 else 0.004)
+            self.scene.dispatches += 1
+            await asyncio.sleep(0.6 if self.scene.dispatches % 100 == self.STALLS else 0.004)
         finally:
             partition = self.scene.store.partition_of(commit.stream)
             self.scene.worked[partition].append((begin, time.monotonic(), self.name))

@@ -103,9 +103,10 @@ def lanes_of(process: Process, path: Path) -> set[str]:
     return {lane for pid, lane, _ in calls(path) if pid == process.pid}
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.long  # in peace: it is about seconds
+@pytest.mark.parametrize(("end", "seconds"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 20)], ids=["killed", "frozen"])
 async def test_a_second_process_gets_its_share_and_what_it_leaves_is_taken_over(
-    tmp_path: Path, end: signal.Signals
+    tmp_path: Path, end: signal.Signals, seconds: float
 ) -> None:
     """Killed, its connections break; frozen, they stay, and the broker has to wait for the end of its locks."""
     path = tmp_path / "handled"
@@ -129,15 +130,13 @@ async def test_a_second_process_gets_its_share_and_what_it_leaves_is_taken_over(
             sent = sum(mail.counts.values())
             await asyncio.sleep(0.5)
             os.kill(second.pid, end)
-            died = clock()
             await until(
                 lambda: all(
                     first_times(version for _, name, version in calls(path) if name == lane)[-1] == mail.counts[lane]
                     for lane in LANES
                 ),
-                seconds=10,
+                seconds=seconds,
             )
-            assert clock() - died < 10
             await until(lambda: not waiting(double), seconds=5)
             if end is signal.SIGSTOP:
                 os.kill(second.pid, signal.SIGCONT)  # it finds its locks lost, and goes on as one of two

@@ -57,7 +57,7 @@ def simulate(seed: int, work: Coroutine[Any, Any, T]) -> T:
     with (
         asyncio.Runner(loop_factory=lambda: loop) as runner,
         patch.object(time, "monotonic", loop.time),
-        patch("esazure.repository.uuid4", seeded_uuid),
+        patch("esazure.repository.urandom", chance.randbytes),
         patch("esazure.relay.leases.uuid4", seeded_uuid),
         patch("esazure.tables.layout.uuid4", seeded_uuid),
         patch("esazure.relay.relay._random", chance),
