@@ -241,7 +241,7 @@ async def some(log: Path) -> bool:
 
 def letters_in(log: Path) -> list[str]:
     """The ids of those that were sent so far."""
-    return re.findall(r"^bank\.notifications ([0-9a-f-]{36}): dear ", log.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^bank\.notifications letter ([0-9a-f-]{36})$", log.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 async def repeated_letters(store: TableStore, letters: Sequence[str]) -> int:
