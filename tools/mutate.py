@@ -53,6 +53,7 @@ _IN_DOUBT = ("tests/unit/test_repository.py::test_a_copy_in_doubt_records_nothin
 _MEMORY = ("tests/conformance/test_memory.py",)
 _HARNESS = ("tests/faults/test_proxy.py::test_nothing_is_lost_doubled_or_out_of_order",)
 _PLAIN = ("tests/unit/test_plain.py",)
+_FINGERPRINT = ("tests/unit/test_fingerprint.py",)
 _SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
 
@@ -206,11 +207,61 @@ MUTANTS = (
         ((" and digest == self._digest(stream, version, text)", ""),),
         _SNAPSHOTS,
     ),
-    Mutant("a snapshot is used by other code", "snapshots.py", ((", _code(aggregate_class)]", "]"),), _SNAPSHOTS),
     Mutant(
         "a snapshot is used by other events",
-        "snapshots.py",
-        (("[model, *aggregate_class.event_types.values()]", "[model]"),),
+        "fingerprint.py",
+        ((", *aggregate_class.event_types.values()]", "]"),),
+        _SNAPSHOTS,
+    ),
+    Mutant(
+        "a snapshot is used after a default has changed",
+        "fingerprint.py",
+        (("function.__defaults__, function.__kwdefaults__, ", ""),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot is used after another exception is caught",
+        "fingerprint.py",
+        (("{code.co_names} ", ""),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot is used after a constant of a module has changed",
+        "fingerprint.py",
+        (("yield from self._told_globals(function.__globals__, names, set())", "pass"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot is used after what a decorator holds has changed",
+        "fingerprint.py",
+        (("yield self._told([each for each in cells if callable(each)])", "pass"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot is used after a handler of singledispatch has changed",
+        "fingerprint.py",
+        (("yield self._told(vars(function))", "pass"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot is used after a field has changed",
+        "fingerprint.py",
+        (("yield self._told(_schema(owner))", "pass"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "the order of a set makes another snapshot of the same code",
+        "fingerprint.py",
+        (("sorted(value, key=_order)", "value"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a snapshot that records is restored", "snapshots.py", (("if not aggregate.pending:", "if True:"),), _SNAPSHOTS
+    ),
+    Mutant(
+        "a stream is damaged when a snapshot is",
+        "repository.py",
+        (("                    if not is_restored:\n                        raise\n", "                    raise\n"),),
         _SNAPSHOTS,
     ),
     Mutant(
@@ -222,7 +273,7 @@ MUTANTS = (
     Mutant(
         "a half restored aggregate is replayed on",
         "repository.py",
-        (("return await self._load(id, to, None)", "continue"),),
+        (("                    if not is_restored:\n                        break\n", ""),),
         _SNAPSHOTS,
     ),
     Mutant(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -59,6 +60,7 @@ from esazure.snapshots import SnapshotCodec, snapshots_of
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 V = TypeVar("V", bound=BaseModel)
 
+_log = logging.getLogger("esazure.snapshots")
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
@@ -209,15 +211,25 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             # Every commit has an event, so the last snapshot is not further back; but for the commit that `to` may cut.
             within = snapshots.every + (to is not None)
             pages = self._store.load(stream, to_version=to, tag=snapshots.tag, within=within)
+        is_restored = False  # from a snapshot, which is then doubted before the stream is
         async with aclosing(pages):
             async for page in pages:
                 first = page[0]
                 if snapshots is not None and not aggregate.version and first.has_snapshot(snapshots.tag, to):
-                    if not snapshots.restore(aggregate, first.last_version, first.snapshot or ""):
-                        return await self._load(id, to, None)
+                    is_restored = snapshots.restore(aggregate, first.last_version, first.snapshot or "")
+                    if not is_restored:
+                        break
                     page = page[1:]  # noqa: PLW2901 - the rest of it
-                replay(aggregate, page, self._codec, to=to)
-        return aggregate
+                try:
+                    replay(aggregate, page, self._codec, to=to)
+                except CorruptStreamError as error:
+                    if not is_restored:
+                        raise
+                    _log.warning("%s: the snapshot is not used, for behind it: %s", stream, error)
+                    break
+            else:
+                return aggregate
+        return await self._load(id, to, None)
 
     def _commit_to_send(self, aggregate: A, command_id: str | None) -> Commit[Any] | None:
         if type(aggregate) is not self._class:  # a subclass has another name, and so another stream

@@ -12,19 +12,17 @@ is passed over, and the events are replayed. Read `repository.py` next.
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from hashlib import sha256
-from types import CodeType, FunctionType
 from typing import Any, ClassVar, Generic, cast, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.errors import PydanticInvalidForJsonSchema
 from typing_extensions import TypeVar, get_original_bases
 
 from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
 from esazure.events import DomainEvent
+from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
 
 __all__ = ["Snapshotted"]
@@ -47,9 +45,9 @@ class Snapshotted(ABC, Generic[S]):
     """How many events behind the last snapshot a commit has to be to get one."""
 
     snapshot_revision: ClassVar[int] = 1
-    """Raise it when other code changes what the events make of the state, such as that of a value object.
+    """Raise it when code of another package changes what the events make of the state.
 
-    Code in the aggregate class, in its events and in the model of the state is seen without.
+    Code of the aggregate's own packages is seen without: see `fingerprint.py`.
     """
 
     @abstractmethod
@@ -69,18 +67,15 @@ class SnapshotCodec(Generic[A]):
 
     def __init__(self, aggregate_class: Any) -> None:
         self._class = aggregate_class
-        self._model = model = _model_of(aggregate_class)
+        self._model = _model_of(aggregate_class)
         self.every: int = aggregate_class.snapshot_every
         """How many events behind the last snapshot a commit has to be to get one."""
         if type(self.every) is not int or self.every < 1:
             raise TypeError(
                 f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 on, not {self.every!r}"
             )
-        models = [model, *aggregate_class.event_types.values()]
-        parts = [str(aggregate_class.snapshot_revision), _code(aggregate_class)]
-        parts += [part for each in models for part in (_shape(each), _code(each))]
-        self.tag = sha256("\n".join(parts).encode()).hexdigest()[:_DIGEST]
-        """Changes with the shape of the state and of the events, and with the code of their classes."""
+        self.tag = fingerprint(aggregate_class, self._model, _OURS)[:_DIGEST]
+        """Changes with the code and the fields of the aggregate, its events and the state."""
 
     def take(self, aggregate: A, payload: str) -> str | None:
         """The state as it is now, to be stored beside the payload; None when none is due, or it would not come back.
@@ -126,9 +121,11 @@ class SnapshotCodec(Generic[A]):
             except Exception as error:  # noqa: BLE001 - user code may raise anything
                 why = f"{type(error).__name__} at {place_of(error)}"
             else:
-                state = state_of(aggregate)
-                state.stored_version = state.snapshot_version = version
-                return True
+                if not aggregate.pending:
+                    state = state_of(aggregate)
+                    state.stored_version = state.snapshot_version = version
+                    return True
+                why = "restore must not record"
         _log.warning("%s: the snapshot of version %d is not used: %s", stream, version, why)
         return False
 
@@ -158,36 +155,3 @@ def _model_of(aggregate_class: type[Any]) -> type[BaseModel]:
     raise TypeError(
         f"{aggregate_class.__name__} must say which pydantic model its state is, as in Snapshotted[AccountState]"
     )
-
-
-def _shape(model: type[BaseModel]) -> str:
-    try:
-        return json.dumps(model.model_json_schema(), sort_keys=True)
-    except PydanticInvalidForJsonSchema:  # some types have none
-        return str({name: repr(field.annotation) for name, field in sorted(model.model_fields.items())})
-
-
-def _code(owner: type[Any]) -> str:
-    """What the functions of a class and of its bases do, in a form that is the same in every process."""
-    found: list[str] = []
-    for cls in owner.__mro__:
-        if cls not in _OURS:
-            for name, value in sorted(vars(cls).items()):
-                function: object = value
-                for wrapper in ("wrapped", "__func__", "fget"):  # a validator of pydantic, a class method, a property
-                    function = getattr(function, wrapper, function)
-                if isinstance(function, FunctionType):
-                    found.append(f"{name}={_instructions(function.__code__)}")
-    return "\n".join(found)
-
-
-def _instructions(code: CodeType) -> str:
-    return f"{code.co_code.hex()} {code.co_names} {[_constant(value) for value in code.co_consts]}"
-
-
-def _constant(value: object) -> str:
-    if isinstance(value, CodeType):
-        return _instructions(value)
-    if isinstance(value, frozenset):  # in an order that every process chooses anew
-        return str(sorted(map(repr, value)))
-    return repr(value)

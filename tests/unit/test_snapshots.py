@@ -6,6 +6,8 @@ import logging
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from esazure import AggregateRoot, DomainEvent, EventsService, Snapshotted
 from esazure.aggregate import state_of
+from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
 from esazure.memory import InMemoryStore
 from esazure.snapshots import SnapshotCodec, snapshots_of
@@ -257,11 +260,11 @@ class Failing(Purse):
     """Each of them keeps a snapshot from being taken."""
 
     aggregate_type = "Purse"
-    how: ClassVar[str] = ""
+    how: ClassVar[ContextVar[str]] = ContextVar("how", default="")  # of which the tag of the snapshots sees nothing
 
     def snapshot(self) -> PurseState:
         whole = super().snapshot()
-        match self.how:
+        match self.how.get():
             case "raises":
                 raise ValueError("payload-marker")
             case "forgets":
@@ -275,11 +278,11 @@ class Failing(Purse):
 
     def restore(self, state: PurseState) -> None:
         super().restore(state)
-        if self.how == "restores half":
+        if self.how.get() == "restores half":
             self.balance = Decimal(0)
-        if self.how == "records":
+        if self.how.get() == "records":
             self.pay(1)
-        if self.how == "restore raises":
+        if self.how.get() == "restore raises":
             raise RuntimeError("payload-marker")
 
 
@@ -295,9 +298,9 @@ class Failing(Purse):
     ],
 )
 async def test_what_cannot_be_kept_is_logged_and_the_commit_is_stored(
-    how: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    how: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Failing, "how", how)
+    Failing.how.set(how)
     store = InMemoryStore()
     purse = Failing("a")
     for _ in range(3):
@@ -314,19 +317,82 @@ async def test_what_cannot_be_kept_is_logged_and_the_commit_is_stored(
 
 
 async def test_a_snapshot_that_is_refused_is_logged_and_the_events_are_replayed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = InMemoryStore()
     purse = Failing("a")
     for _ in range(3):
         purse.pay(100)
     await store.events(Failing).append(purse)
-    monkeypatch.setattr(Failing, "how", "restore raises")
+    Failing.how.set("restore raises")
     with caplog.at_level(logging.WARNING, "esazure"):
         found = await store.events(Failing).rehydrate("a")
     assert (found.applied, found.balance) == (3, 3)
     assert "the snapshot of version 3 is not used: RuntimeError at " in caplog.text
     assert "payload-marker" not in caplog.text
+
+
+async def test_a_snapshot_that_records_when_it_is_restored_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    store = InMemoryStore()
+    purse = Failing("a")
+    for _ in range(3):
+        purse.pay(100)
+    await store.events(Failing).append(purse)
+    Failing.how.set("records")
+    with caplog.at_level(logging.WARNING, "esazure"):
+        found = await store.events(Failing).rehydrate("a")
+    assert (found.applied, found.balance, found.pending) == (3, 3, ())
+    assert "the snapshot of version 3 is not used: restore must not record" in caplog.text
+
+
+class Counting(AggregateRoot[Paid, str], Snapshotted[PurseState]):
+    """Counts in a dict that has every key, and gets one back that has not."""
+
+    snapshot_every = 2
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.payers: dict[str, int] = defaultdict(int)
+        self.applied = 0
+
+    def when(self, event: Paid) -> None:
+        self.applied += 1
+        self.payers[event.by] += 1
+
+    def snapshot(self) -> PurseState:
+        return PurseState(balance=Decimal(0), payers=self.payers, is_closed=False)
+
+    def restore(self, state: PurseState) -> None:
+        self.payers = state.payers
+
+
+async def test_when_an_event_behind_a_snapshot_fails_every_event_is_replayed(caplog: pytest.LogCaptureFixture) -> None:
+    store = InMemoryStore()
+    counting = Counting("a")
+    for payers in (["ada", "ada"], ["grace-payload-marker"]):
+        for by in payers:
+            counting.record(Paid(amount=Decimal(1), by=by))
+        await store.events(Counting).append(counting)
+    assert [record.snapshot is not None for record in records(store, "Counting.a")] == [True, False]
+    with caplog.at_level(logging.WARNING, "esazure"):
+        found = await store.events(Counting).rehydrate("a")
+    assert (found.applied, found.payers) == (3, {"ada": 2, "grace-payload-marker": 1})
+    assert "Counting.a: the snapshot is not used, for behind it: " in caplog.text
+    assert "KeyError at test_snapshots.py" in caplog.text
+    assert "payload-marker" not in caplog.text
+
+
+async def test_a_damaged_event_behind_a_snapshot_is_reported_as_by_a_full_replay() -> None:
+    store = InMemoryStore()
+    purse = Purse("a")
+    for _ in range(4):
+        purse.pay(100)
+        await store.events(Purse).append(purse)
+    damaged = records(store, "Purse.a")
+    damaged[3] = replace(damaged[3], payload="Paid {}")
+    with pytest.raises(CorruptStreamError, match="version 4 is stored as Paid but cannot be read") as caught:
+        await store.events(Purse).rehydrate("a")
+    assert caught.value.__context__ is None
 
 
 async def test_a_snapshot_never_shares_state_with_the_aggregate() -> None:
