@@ -33,25 +33,28 @@ async def load_commits(
         return
     for number, row in enumerate(rows, start=1):
         if tag and str(row.get("s0")).startswith(f"{tag} "):
-            records = records_of(stream, rows[:number])
+            parts = row.get("parts")  # which lie behind it
+            records = records_of(stream, rows[: number + (parts if isinstance(parts, int) else 0)])
             if records[0].has_snapshot(tag, to_version):
                 yield records
                 return
     newest = records_of(stream, rows)
     end = newest[0].first_version - 1
-    covered, first = 0, 1
+    first = 1
     width = _width((newest[-1].last_version - end) / len(newest), PAGE)
     while first <= end:
-        last = min(first + width - 1, end)
-        low, high = commits_range(stream, from_version=first, to_version=last)
-        records = records_of(stream, await gateway.query(partition, low, high))
-        if records:
-            yield records
-            covered = records[-1].last_version
-            width = _width((last - first + 1) / len(records), width)
-        elif covered < last:
+        low, high = commits_range(stream, from_version=first, to_version=min(first + width - 1, end))
+        most = 2 * PAGE if width > PAGE else None  # a width that was guessed too large would bring any number
+        rows = await gateway.query(partition, low, high, most)
+        if len(rows) == most:
+            width = max(PAGE, width // _GROWTH)
+            continue
+        records = records_of(stream, rows)
+        if not records:
             break  # rows were removed: who replays this will find the gap
-        first = last + 1
+        yield records
+        width = _width((records[-1].last_version + 1 - first) / len(records), width)
+        first = records[-1].last_version + 1
     yield newest
 
 
