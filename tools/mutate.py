@@ -202,6 +202,37 @@ MUTANTS = (
     Mutant("a plain class may be configured anyhow", "plain.py", (("config == _CONFIG and ", ""),), _PLAIN),
     Mutant("a plain class may have an __init__", "plain.py", ((' and not schema.get("custom_init")', ""),), _PLAIN),
     Mutant(
+        "a plain enumeration may have two members of one text",
+        "plain.py",
+        ((" and len({*values}) == len(values)", ""),),
+        _PLAIN,
+    ),
+    Mutant("a plain enumeration may lack members", "plain.py", (("list(cls) == list(members) and ", ""),), _PLAIN),
+    Mutant(
+        "fields that are not declared may come back different",
+        "codec.py",
+        ((", event.__pydantic_extra__\n", ", None\n"),),
+        ("tests/unit/test_codec.py",),
+    ),
+    Mutant(
+        "a window of a load brings any number of rows",
+        "tables/loading.py",
+        (("most = 2 * PAGE if width > PAGE else None", "most = None"),),
+        ("tests/tables/test_loading.py",),
+    ),
+    Mutant(
+        "a load goes on inside a commit",
+        "tables/loading.py",
+        (("        first = records[-1].last_version + 1\n", "        first += width\n"),),
+        ("tests/tables/test_loading.py",),
+    ),
+    Mutant(
+        "a snapshot comes with a part of its commit",
+        "tables/loading.py",
+        (("number + (parts if isinstance(parts, int) else 0)", "number"),),
+        ("tests/tables/test_loading.py",),
+    ),
+    Mutant(
         "a snapshot is used whatever its checksum is",
         "snapshots.py",
         ((" and digest == self._digest(stream, version, text)", ""),),

@@ -98,8 +98,18 @@ class AggregateRoot(ABC, Generic[E, TId]):
 
     @property
     def version(self) -> int:
-        """How many events made this state, pending ones included."""
-        return self.__state.stored_version + len(self.__state.pending)
+        """How many events made this state, pending ones included.
+
+        Raises:
+            UnusableAggregateError: asked by `when`; a replay does not know it before its end.
+        """
+        state = self.__state
+        if state.applying:
+            raise UnusableAggregateError(
+                f"{stream_of(self)}: when() must not read the version, which a replay knows at its end only; "
+                "count events in the state instead"
+            )
+        return state.stored_version + len(state.pending)
 
     @property
     def token(self) -> str:
@@ -119,7 +129,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
 
     @abstractmethod
     def when(self, event: E) -> None:
-        """Apply one event to the state. Must not fail, decide, record or do I/O."""
+        """Apply one event to the state. Must not fail, decide, record, read the version or do I/O."""
 
     def record(self, event: E) -> None:
         """Apply a new event and hold it until it is persisted.
@@ -149,7 +159,8 @@ class AggregateRoot(ABC, Generic[E, TId]):
         state.pending.append(event)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} at version {self.version}, {len(self.__state.pending)} pending>"
+        stored, pending = self.__state.stored_version, len(self.__state.pending)
+        return f"<{type(self).__name__} {self.id} at version {stored + pending}, {pending} pending>"
 
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])

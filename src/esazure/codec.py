@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
-from esazure.events import E, is_stored_name
+from esazure.events import DomainEvent, E, is_stored_name
 from esazure.plain import PlainEvents
 
 
@@ -53,8 +53,7 @@ class EventCodec(Generic[E]):
             json = to_json(event, by_alias=True, warnings=False).decode()
             if "NaN" in json or "Infinity" in json:  # which other readers of JSON refuse; a text may hold the words
                 from_json(json, allow_inf_nan=False)
-            # The fields alone: __eq__ of a model also compares what is not stored.
-            if self.validators[name](json).__dict__ == event.__dict__:
+            if _stored(self.validators[name](json)) == _stored(event):
                 return f"{name} {json}"
             why = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
         except PydanticSerializationError as error:
@@ -85,6 +84,12 @@ class EventCodec(Generic[E]):
         except Exception as error:  # noqa: BLE001 - a validator of the event's own may raise anything
             why = _reasons(error)
         raise CorruptStreamError(f"{stream}: version {version} is stored as {name} but cannot be read: {why}")
+
+
+def _stored(event: DomainEvent) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The fields alone: __eq__ of a model also compares what is not stored, and __dict__ has its cached properties."""
+    values = event.__dict__
+    return {name: values[name] for name in type(event).model_fields if name in values}, event.__pydantic_extra__
 
 
 def _reasons(error: Exception) -> str:

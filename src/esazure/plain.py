@@ -8,7 +8,7 @@ proves it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -113,8 +113,14 @@ def _kind_of(schema: Mapping[str, Any], known: Mapping[str, Any]) -> type | None
     if schema["type"] == "enum":
         cls: type[Enum] = schema["cls"]
         is_plain = schema.keys() <= _ENUM and schema.get("sub_type") == "str" and issubclass(cls, str)
-        return cls if is_plain and all(type(member.value) is str for member in cls) else None
+        return cls if is_plain and _is_plain_enum(cls, schema["members"]) else None
     return _TYPES.get(schema["type"]) if schema.keys() <= _PLAIN else None
+
+
+def _is_plain_enum(cls: type[Enum], members: Sequence[object]) -> bool:
+    """Whether every member is written as a text of its own, by which it is found again."""
+    values = [member.value for member in cls]
+    return list(cls) == list(members) and all(type(value) is str for value in values) and len({*values}) == len(values)
 
 
 def _is_short(value: int | None) -> bool:

@@ -1,7 +1,7 @@
 """The seams. Backends implement them; services and user code know only these.
 
 `IEventsRepository`, `IEventProducer` and `IEventsService` speak of aggregates and commits. `ICommitStore` is what a
-storage backend has to be: four calls that move text. They are protocols, so nobody has to import esazure to satisfy
+storage backend has to be: a few calls that move text. They are protocols, so nobody has to import esazure to satisfy
 one; our own classes inherit them all the same, so that a missing method is an error here and not a surprise there. Read
 `repository.py` next.
 """

@@ -31,6 +31,7 @@ S = TypeVar("S", bound=BaseModel)
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
 _DIGEST = 16
+_MOST_EVENTS = 500  # so that the last snapshot is always in the first page that any store reads, of 1,000 commits
 _log = logging.getLogger("esazure.snapshots")
 
 
@@ -42,7 +43,7 @@ class Snapshotted(ABC, Generic[S]):
     """
 
     snapshot_every: ClassVar[int] = 100
-    """How many events behind the last snapshot a commit has to be to get one."""
+    """How many events behind the last snapshot a commit has to be to get one; from 1 to 500."""
 
     snapshot_revision: ClassVar[int] = 1
     """Raise it when code of another package changes what the events make of the state.
@@ -70,9 +71,10 @@ class SnapshotCodec(Generic[A]):
         self._model = _model_of(aggregate_class)
         self.every: int = aggregate_class.snapshot_every
         """How many events behind the last snapshot a commit has to be to get one."""
-        if type(self.every) is not int or self.every < 1:
+        if type(self.every) is not int or not 1 <= self.every <= _MOST_EVENTS:
             raise TypeError(
-                f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 on, not {self.every!r}"
+                f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 to {_MOST_EVENTS}, "
+                f"not {self.every!r}: a load reads as many commits to find the last snapshot"
             )
         self.tag = fingerprint(aggregate_class, self._model, _OURS)[:_DIGEST]
         """Changes with the code and the fields of the aggregate, its events and the state."""
@@ -140,7 +142,7 @@ def snapshots_of(aggregate_class: type[A]) -> SnapshotCodec[A] | None:
     """How the snapshots of this class are taken; None when it has none.
 
     Raises:
-        TypeError: it does not say which model its state is, or `snapshot_every` is no positive number.
+        TypeError: it does not say which model its state is, or `snapshot_every` is not from 1 to 500.
     """
     return SnapshotCodec(aggregate_class) if issubclass(aggregate_class, Snapshotted) else None
 

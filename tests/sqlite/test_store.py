@@ -33,6 +33,7 @@ from esazure.errors import (
 from esazure.events import DomainEvent
 from esazure.ports import ViewRecord
 from esazure.sqlite import SqliteStore
+from esazure.sqlite.commits import PAGE
 from esazure.sqlite.schema import prepare
 
 
@@ -615,6 +616,18 @@ class TestDamage:
             with pytest.raises(CorruptStreamError, match=rf"{STREAM}.* after version 1 ") as caught:
                 await call()
             assert_silent(caught.value)
+
+    async def test_on_a_later_page_of_a_load_as_well(self, store: SqliteStore, file: Path) -> None:
+        change(
+            file,
+            "INSERT INTO commits WITH RECURSIVE pairs (first) AS (SELECT 1 UNION ALL SELECT first + 2 FROM pairs"
+            " WHERE first < ?2) SELECT ?1, first, 2, 'x', '', NULL, '', NULL, '' FROM pairs",
+            STREAM,
+            2 * PAGE,
+        )
+        change(file, f"UPDATE commits SET count = 'x' WHERE first_version = {2 * PAGE + 1}")  # noqa: S608 - a number
+        with pytest.raises(CorruptStreamError, match=f"after version {2 * PAGE} is damaged"):
+            assert [len(page) async for page in store.load(STREAM)] == []
 
     @pytest.mark.parametrize("damage", ["count = 'x'", "first_version = x'00'"])
     async def test_nothing_is_appended_to_a_damaged_end(self, store: SqliteStore, file: Path, damage: str) -> None:

@@ -83,6 +83,7 @@ LENGTHS = {
     "a very large one between": [1] * 1_500 + [700_000] + [1] * 1_500,
 }
 
+
 @pytest.mark.parametrize("kind", LENGTHS)
 async def test_many_commits_take_few_requests_and_none_brings_many_rows(kind: str) -> None:
     lengths = LENGTHS[kind]

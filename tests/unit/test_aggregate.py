@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import Enum
 from typing import Any, ClassVar, Generic, NewType
 from uuid import UUID, uuid4
@@ -361,3 +362,28 @@ def test_recording_what_is_no_event_is_refused() -> None:
     with pytest.raises(UnknownEventTypeError, match="unknown event type 'str'"):
         account.record("not an event")  # type: ignore[arg-type]
     assert account.pending == ()
+
+
+class Dated(AggregateRoot[Incremented, str]):
+    """Looks at what the library knows of it while it applies an event."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.seen: list[str] = []
+
+    def when(self, event: Incremented) -> None:
+        self.seen.append(repr(self))
+        if event.by == 0:
+            self.seen.append(str(self.version))
+
+
+def test_while_an_event_is_applied_the_version_is_not_to_be_read_and_a_copy_can_still_be_shown() -> None:
+    dated = Dated("d")
+    dated.record(Incremented(by=1))
+    assert (dated.seen, dated.version) == (["<Dated d at version 0, 0 pending>"], 1)
+    with pytest.raises(UnusableAggregateError, match=r"^Dated\.d: when\(\) must not read the version"):
+        dated.record(Incremented(by=0))
+    loaded = Dated("d")
+    codec = EventCodec(Dated.event_types)
+    with pytest.raises(CorruptStreamError, match="refused the stored Incremented of version 1 with UnusableAggregate"):
+        replay(loaded, [replace(commit_of("Dated.d", 1, "x"), payload='Incremented {"by": 0}')], codec, to=None)

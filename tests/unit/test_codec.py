@@ -6,11 +6,12 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator, model_validator
 
 from esazure import CorruptStreamError, DomainEvent, EventNotStorableError, UnknownEventTypeError
 from esazure.codec import EventCodec
@@ -281,3 +282,33 @@ def test_an_event_that_would_not_come_back_as_it_is_is_refused(event: Moved, *, 
         codec.encode("S.a", event)
     assert "payload-marker" not in str(caught.value)
     assert caught.value.__context__ is None, "what is chained would quote the value"
+
+
+class Measure(DomainEvent):
+    """Keeps what it has computed, beside its fields."""
+
+    value: float
+
+    @cached_property
+    def doubled(self) -> float:
+        return self.value * 2
+
+
+def test_what_an_event_has_computed_and_kept_is_not_stored_and_in_nobodys_way() -> None:
+    codec = EventCodec({"Measure": Measure})
+    event = Measure(value=1.5)
+    assert event.doubled == 3
+    assert codec.encode("Thing.a", event) == 'Measure {"value":1.5}'
+
+
+class Open(DomainEvent):
+    """Takes any field."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def test_fields_that_are_not_declared_have_to_come_back_as_well() -> None:
+    codec = EventCodec({"Open": Open})
+    assert codec.encode("Thing.a", Open(pair=[1, 2])) == 'Open {"pair":[1,2]}'  # type: ignore[call-arg]
+    with pytest.raises(EventNotStorableError, match="not equal"):
+        codec.encode("Thing.a", Open(pair=(1, 2)))  # type: ignore[call-arg]

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PlainSerializer,
     SecretStr,
     computed_field,
@@ -25,6 +26,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import enum_schema
 
 from esazure import DomainEvent
 from esazure.codec import EventCodec
@@ -336,6 +339,44 @@ def test_an_enumeration_that_never_fails_is_trusted_for_its_members_alone() -> N
     made = fields_of(odd=Odd)
     found = plain(made)
     assert found is None or not found.have(made.model_construct(odd="unknown"))
+
+
+class Shouting(StrEnum):
+    """Two that are written as the same text."""
+
+    RED = "red"
+    GREEN = "green"
+
+    @property
+    def value(self) -> str:  # type: ignore[override]
+        return "colour"
+
+
+class Red:
+    """Lets pydantic know one colour of two."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return enum_schema(Colour, [Colour.RED], sub_type="str")
+
+
+@pytest.mark.parametrize("annotation", [Shouting, Annotated[Colour, Red]])
+def test_an_enumeration_of_which_a_member_is_not_found_again_is_not(annotation: Any) -> None:
+    assert plain(fields_of(colour=annotation)) is None
+
+
+def test_a_member_that_would_come_back_as_another_is_refused() -> None:
+    made = fields_of(colour=Shouting)
+    codec = EventCodec({"Made": made})
+    refused = 0
+    for member in Shouting:
+        try:
+            line = codec.encode("Thing.a", made.model_construct(colour=member))
+        except EventNotStorableError:
+            refused += 1
+        else:
+            assert codec.decode("Thing.a", 1, line) == made.model_construct(colour=member)
+    assert refused == 1
 
 
 def test_a_class_with_a_great_many_fields_that_may_be_missing_is_proved_each_time() -> None:

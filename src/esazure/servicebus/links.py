@@ -25,7 +25,8 @@ class Link:
     async def send(self, messages: Sequence[ServiceBusMessage], *, patience: float) -> int:
         """Send as many messages from the front as one batch holds, and return how many.
 
-        Opens the link first if need be. `patience` bounds the send in seconds, not the opening.
+        Opens the link first if need be. `patience` bounds the send in seconds, and the opening only when there is
+        one message.
 
         Raises:
             ServiceBusError: they were not accepted, or nobody knows.

@@ -159,13 +159,13 @@ def load(db: sqlite3.Connection, stream: str, to_version: int | None, tag: str, 
     last = MAX_VERSION if to_version is None else to_version
     row = db.execute(_SNAPSHOT, (stream, last, within, f"{tag} ")).fetchone() if tag else None
     before = row[0] - 1 if row is not None and type(row[0]) is int else 0
-    return page(db, stream, before, to_version)
+    return records(db, _PAGE, (stream, before, last), before)
 
 
-def page(db: sqlite3.Connection, stream: str, after: int, to_version: int | None) -> list[CommitRecord]:
-    """The next commits that begin behind a version."""
+def page(db: sqlite3.Connection, after: CommitRecord, to_version: int | None) -> list[CommitRecord]:
+    """The next page, behind a commit."""
     last = MAX_VERSION if to_version is None else to_version
-    return records(db, _PAGE, (stream, after, last), after)
+    return records(db, _PAGE, (after.stream, after.first_version, last), after.last_version)
 
 
 def scan(db: sqlite3.Connection, aggregate_type: str, after: str | None) -> list[list[CommitRecord]]:

@@ -103,8 +103,8 @@ class SqliteStore(Store):
             yield found
             if len(found) < commits.PAGE:
                 break
-            after = found[-1].first_version
-            found = await self._read(stream, lambda db: commits.page(db, stream, after, to_version))  # noqa: B023 - run at once
+            last = found[-1]
+            found = await self._read(stream, lambda db: commits.page(db, last, to_version))  # noqa: B023 - run at once
 
     async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
         """See `ICommitStore.find_command`."""

@@ -2,8 +2,8 @@
 
 Failures are translated here, by code and type, never by text. For a write there are three answers: it returned
 (applied), `RowExistsError`, `RowMissingError` or a `StoreError` (not applied), `OutcomeUnknownError` (nobody knows).
-The way
-there is `rest.py`; read `append.py` next.
+
+The way there is `rest.py`; read `append.py` next.
 """
 
 from __future__ import annotations

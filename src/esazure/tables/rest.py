@@ -100,25 +100,15 @@ class TableGateway(ITableGateway):
     async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
         """See `ITableGateway.query`."""
         size = PAGE if top is None else min(top, PAGE)
-        url = self._url((partition, partition), (low, high), size)
-        page = await self._page(url)
-        rows = page.rows
-        while page.following and (top is None or len(rows) < top):
-            page = await self._page(url, page.following)
-            rows += page.rows
-        return rows if top is None else rows[:top]
+        page = await self._pages_as_one(self._url((partition, partition), (low, high), size), top)
+        return page.rows[:top]
 
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
-        url = self._url((partition, partition), (low, high), PAGE)
-        page = await self._page(url)
-        rows = page.rows
-        while page.following:
-            page = await self._page(url, page.following)
-            rows += page.rows
-        if page.time is None or any(row.stored_at is None for row in rows):
+        page = await self._pages_as_one(self._url((partition, partition), (low, high), PAGE))
+        if page.time is None or any(row.stored_at is None for row in page.rows):
             raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?")
-        return rows, page.time
+        return page.rows, page.time
 
     async def pages(
         self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
@@ -134,6 +124,16 @@ class TableGateway(ITableGateway):
     def _url(self, partitions: tuple[str, str], keys: tuple[str, str] | None, size: int) -> str:
         top = f"&$top={size}" if size < PAGE else ""
         return f"{self._table}()?$filter={quote(_condition(partitions, keys), safe='')}{top}"
+
+    async def _pages_as_one(self, url: str, top: int | None = None) -> _Page:
+        """The last page, with the rows of those before it; as many pages as have `top` rows."""
+        page = await self._page(url)
+        rows = page.rows
+        while page.following and (top is None or len(rows) < top):
+            page = await self._page(url, page.following)
+            rows += page.rows
+        page.rows = rows
+        return page
 
     async def _page(self, url: str, following: str = "") -> _Page:
         try:
