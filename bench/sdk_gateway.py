@@ -18,7 +18,7 @@ from azure.data.tables import TableErrorCode, UpdateMode
 from azure.data.tables.aio import TableClient
 
 from esazure.errors import StoreError, StoreUnavailableError
-from esazure.tables.columns import Row, StoredRow
+from esazure.tables.columns import TAG, TIME, Row, StoredRow
 from esazure.tables.gateway import (
     PAGE,
     ITableGateway,
@@ -111,7 +111,7 @@ class SdkTableGateway(ITableGateway):
                 raise meaning(error) from error
             if page is None:
                 return
-            yield [StoredRow(row, tag=str(row.metadata["etag"]), stored_at=row.metadata["timestamp"]) for row in rows]
+            yield [{**row, TAG: str(row.metadata["etag"]), TIME: row.metadata["timestamp"].isoformat()} for row in rows]
 
     async def create_table(self) -> None:
         """See `ITableGateway.create_table`."""

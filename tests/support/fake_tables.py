@@ -16,7 +16,7 @@ from typing import Any
 from tests.support.table_faults import Dice
 
 from esazure.tables import TableStore
-from esazure.tables.columns import MAX_ROWS, StoredRow
+from esazure.tables.columns import MAX_ROWS, TAG, TIME, StoredRow, tag_of
 from esazure.tables.gateway import (
     PAGE,
     ITableGateway,
@@ -49,7 +49,7 @@ class FakeTable:
                 raise RowExistsError
             if kind in ("delete", "replace") and stored is None:
                 raise RowMissingError
-            if tag and stored is not None and tag != [stored.tag]:
+            if tag and stored is not None and tag != [tag_of(stored)]:
                 raise RowExistsError
         return [self._put(operation[0], operation[1]) for operation in operations]
 
@@ -66,9 +66,9 @@ class FakeTable:
         if kind == "delete":
             del self.rows[_key(row)]
             return ""
-        stored = StoredRow(row, tag=f'W/"{next(self._tags)}"', stored_at=datetime.now(UTC))
+        stored = {**row, TAG: f'W/"{next(self._tags)}"', TIME: datetime.now(UTC).isoformat()}
         self.rows[_key(row)] = stored
-        return stored.tag
+        return tag_of(stored)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:

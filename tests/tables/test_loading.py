@@ -45,10 +45,7 @@ class LongStream(FakeGateway):
     def made(self, places: Sequence[int]) -> list[StoredRow]:
         """Their rows, newest first."""
         firsts = [self.firsts[place] for place in reversed(places)]
-        return [
-            StoredRow({**TEMPLATE, "RowKey": commit_key(STREAM, first), "n": self.counts[first]}, None)
-            for first in firsts
-        ]
+        return [({**TEMPLATE, "RowKey": commit_key(STREAM, first), "n": self.counts[first]}) for first in firsts]
 
     async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
         """In one request as far as the count of rows goes."""

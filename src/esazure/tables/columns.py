@@ -18,6 +18,12 @@ from urllib.parse import quote
 from esazure.keys import MAX_COMMIT_BYTES
 
 Row = dict[str, str | bytes | int | bool]
+StoredRow = dict[str, Any]
+"""The columns of a row as it was read; among them is what the service notes about it, see `tag_of` and `time_of`."""
+
+TAG = "odata.etag"
+TIME = "Timestamp"
+"""Columns of a row that was read, as the service names them."""
 
 MAX_ROWS = 100
 MAX_BODY = 4 * 1024 * 1024
@@ -35,40 +41,24 @@ _LONGEST_ESCAPE = 12
 _HEADERS = 1_024
 
 
-class StoredRow(dict[str, Any]):
-    """The columns of a row as it was read, and what the service notes about it: when, and by which tag.
-
-    A note may be given as the service writes it. It is understood when somebody asks, because of the thousand commits
-    of a load nobody does.
-    """
-
-    __slots__ = ("_stored_at", "_tag")
-
-    def __init__(self, columns: Mapping[str, Any], tag: str | None, stored_at: datetime | str | None = None) -> None:
-        super().__init__(columns)
-        self._tag = tag
-        self._stored_at = stored_at
-
-    @property
-    def tag(self) -> str:
-        """The ETag: changes with every write."""
-        # Without it, what the SDK does: the service makes the tag of the time of the last write.
-        return self._tag if isinstance(self._tag, str) else f"W/\"datetime'{quote(str(self._stored_at))}'\""
-
-    @property
-    def stored_at(self) -> datetime | None:
-        """When it was last written, by the service's clock; None when that is not known."""
-        if isinstance(self._stored_at, datetime):
-            return self._stored_at
-        try:
-            noted = datetime.fromisoformat(self._stored_at or "")
-        except (ValueError, TypeError):
-            return None
-        return noted if noted.tzinfo is not None else None
-
-
 class DamagedTextError(Exception):
     """The columns do not hold what was written; the message says why, and quotes nothing."""
+
+
+def tag_of(row: StoredRow) -> str:
+    """The ETag of a row that was read: it changes with every write."""
+    tag = row.get(TAG)
+    # Without it, what the SDK does: the service makes the tag of the time of the last write.
+    return tag if isinstance(tag, str) else f"W/\"datetime'{quote(str(row.get(TIME)))}'\""
+
+
+def time_of(row: StoredRow) -> datetime | None:
+    """When a row that was read was last written, by the service's clock; None when that is not known."""
+    try:
+        noted = datetime.fromisoformat(row.get(TIME, ""))
+    except (ValueError, TypeError):
+        return None
+    return noted if noted.tzinfo is not None else None
 
 
 def text_columns(text: str, *, dense: bool = False, columns: int = _COLUMNS) -> list[Row]:

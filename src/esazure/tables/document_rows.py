@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from esazure.documents import Document
 from esazure.errors import CorruptStreamError
 from esazure.keys import bucket_of, decode_part, encode_part
-from esazure.tables.columns import Row, StoredRow, parts_of, text_of, text_rows
+from esazure.tables.columns import Row, StoredRow, parts_of, tag_of, text_of, text_rows
 from esazure.tables.gateway import Operation
 
 BUCKETS = 16
@@ -58,7 +58,7 @@ class Version(NamedTuple):
         Raises:
             DamagedTextError: it has none.
         """
-        return cls(parts_of(row), tuple(str(row.get("w", "")).split(",")), row.tag)
+        return cls(parts_of(row), tuple(str(row.get("w", "")).split(",")), tag_of(row))
 
     @classmethod
     def parse(cls, tag: str) -> Self | None:

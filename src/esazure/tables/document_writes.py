@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from esazure.errors import StoreError, StoreUnavailableError
-from esazure.tables.columns import DamagedTextError, StoredRow
+from esazure.tables.columns import TAG, DamagedTextError
 from esazure.tables.document_rows import Place, Version, damaged, operations_for, rows_for
 from esazure.tables.gateway import ITableGateway, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.pauses import FIRST_PAUSE, rest
@@ -54,7 +54,7 @@ async def put(
                 rows = rows_for(place, text, write_id, seen)
                 try:
                     etags = await gateway.submit(operations_for(place, rows, seen))
-                    return Version.of(StoredRow(rows[0], tag=etags[0])).tag
+                    return Version.of({**rows[0], TAG: etags[0]}).tag
                 except OutcomeUnknownError as unknown:
                     ambiguous, last, wait = True, unknown.__cause__ or unknown, unknown.retry_after
                 except (RowExistsError, RowMissingError):

@@ -52,14 +52,11 @@ def decode_rows(body: bytes) -> list[StoredRow]:
         MalformedReplyError: this is not a page of rows.
     """
     try:
-        rows = [
-            StoredRow(columns, columns.pop("odata.etag", None), columns.pop("Timestamp", None))
-            for columns in from_json(body)["value"]
-        ]
+        rows: list[StoredRow] = from_json(body, cache_strings="keys")["value"]
         if _MARK in body:
             for row in rows:
                 _convert(row)
-        if all(type(row["PartitionKey"]) is str and type(row["RowKey"]) is str for row in rows):
+        if all([type(row["PartitionKey"]) is type(row["RowKey"]) is str for row in rows]):  # noqa: C419 - half the time
             return rows
     except (ValueError, TypeError, KeyError, AttributeError):
         pass

@@ -13,7 +13,7 @@ from uuid import uuid4
 from esazure.documents import check_document
 from esazure.errors import CommitTooLargeError, CorruptStreamError
 from esazure.ports import ViewRecord
-from esazure.tables.columns import DamagedTextError, Row, text_of, text_rows
+from esazure.tables.columns import DamagedTextError, Row, tag_of, text_of, text_rows
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.reading import read_text_rows
 
@@ -41,7 +41,7 @@ async def read(gateway: ITableGateway, partition: str, stream: str, name: str) -
             return None
         shape, version = rows[0].get("shape"), rows[0].get("version")
         if isinstance(shape, str) and isinstance(version, str) and _VERSION.fullmatch(version):
-            return ViewRecord(name, shape, int(version), text_of(rows), rows[0].tag)
+            return ViewRecord(name, shape, int(version), text_of(rows), tag_of(rows[0]))
     except DamagedTextError as damage:
         why = str(damage)
     raise CorruptStreamError(f"{stream}: the view {name} is damaged: {why}")

@@ -31,8 +31,8 @@ async def load_commits(
     rows = await _newest(gateway, partition, commits_range(stream, to_version=to_version), size)
     if not rows:
         return
-    for number, row in enumerate(rows, start=1):
-        if tag and str(row.get("s0")).startswith(f"{tag} "):
+    for number, row in enumerate(rows if tag else (), start=1):
+        if str(row.get("s0")).startswith(f"{tag} "):
             parts = row.get("parts")  # which lie behind it
             records = records_of(stream, rows[: number + (parts if isinstance(parts, int) else 0)])
             if records[0].has_snapshot(tag, to_version):

@@ -21,7 +21,7 @@ from azure.data.tables.aio import TableClient
 
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables import multipart
-from esazure.tables.columns import StoredRow
+from esazure.tables.columns import StoredRow, time_of
 from esazure.tables.entities import METADATA, MalformedReplyError, code_in, decode_rows
 from esazure.tables.gateway import (
     PAGE,
@@ -106,7 +106,7 @@ class TableGateway(ITableGateway):
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
         page = await self._pages_as_one(self._url((partition, partition), (low, high), PAGE))
-        if page.time is None or any(row.stored_at is None for row in page.rows):
+        if page.time is None or any(time_of(row) is None for row in page.rows):
             raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?")
         return page.rows, page.time
 

@@ -31,8 +31,10 @@ from esazure.tables.columns import (
     joined,
     parts_of,
     plain_columns,
+    tag_of,
     text_columns,
     text_of,
+    time_of,
 )
 
 LAYOUT = 1
@@ -117,10 +119,11 @@ def first_version_of(row: Mapping[str, object]) -> int:
 def outbox_row_of(row: StoredRow, now: datetime) -> OutboxRow | None:
     """The outbox row in a row of a sweep, its age by the service's own clock; None for a row of another kind."""
     match = _OUTBOX_KEY.fullmatch(str(row.get("RowKey")))
-    if match is None or row.stored_at is None:
+    stored_at = time_of(row)
+    if match is None or stored_at is None:
         return None
     # The Date header has whole seconds, so a row can seem to be stored up to a second from now; the order is kept.
-    return OutboxRow(match["stream"], int(match["number"]), (now - row.stored_at).total_seconds())
+    return OutboxRow(match["stream"], int(match["number"]), (now - stored_at).total_seconds())
 
 
 def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datetime) -> Row:
@@ -134,7 +137,7 @@ def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datet
 
 def lease_of(row: StoredRow) -> Lease:
     """The lease in its row."""
-    return Lease(str(row.get("owner")), int(row.get("epoch", 0)), row.tag)
+    return Lease(str(row.get("owner")), int(row.get("epoch", 0)), tag_of(row))
 
 
 def stream_of_row(row: Mapping[str, object]) -> str:
@@ -185,27 +188,26 @@ def rows_of_whole_commits(rows: Sequence[Mapping[str, object]]) -> int:
 
 def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> CommitRecord:
     row = rows[0]
-    commit_id, count, at, metadata = row.get("cid"), row.get("n"), row.get("at"), row.get("meta")
+    get = row.get
+    commit_id, count, at, metadata, command_id = get("cid"), get("n"), get("at"), get("meta"), get("cmd")
     if not (isinstance(commit_id, str) and isinstance(at, str) and isinstance(metadata, str)):
         raise _corrupt(stream, first, "a column is missing or of another type")
     if not isinstance(count, int) or count < 1:
         raise _corrupt(stream, first, "its count is not a positive number")
-    command_id = row.get("cmd")
-    if not isinstance(command_id, str | None):
+    if command_id is not None and not isinstance(command_id, str):
         raise _corrupt(stream, first, "its command id is of another type")
     try:
-        if len(rows) != parts_of(row) + 1:
+        if (len(rows) > 1 or "parts" in row) and len(rows) != parts_of(row) + 1:
             raise _corrupt(stream, first, "it has fewer or more continuation rows than it says")
         payload = text_of(rows)
     except DamagedTextError as damage:
         raise _corrupt(stream, first, str(damage)) from None
-    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, snapshot_of(row))
+    snapshot = snapshot_of(row) if "s0" in row else None
+    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, snapshot)
 
 
 def snapshot_of(row: Mapping[str, object]) -> str | None:
     """The snapshot beside a commit; None when there is none, or it is damaged: then it is of no use."""
-    if "s0" not in row:
-        return None
     try:
         return joined(row, str, "s") or None
     except DamagedTextError:
