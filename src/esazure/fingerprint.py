@@ -8,11 +8,12 @@ the same code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property, lru_cache, partial, partialmethod, singledispatchmethod
 from hashlib import sha256
+from operator import attrgetter, itemgetter, methodcaller
 from re import Pattern
 from sys import stdlib_module_names
 from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType, NoneType
@@ -20,11 +21,13 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from pydantic.errors import PydanticUserError
 
 from esazure.aggregate import AggregateRoot
 
-_PLAIN = {bool, int, float, complex, str, bytes, NoneType, Decimal, UUID, date, datetime, time, timedelta, Pattern}
+_PLAIN = {bool, int, float, complex, str, bytes, NoneType, Decimal, UUID, date, datetime, time, timedelta, timezone}
+_PLAIN |= {range, attrgetter, itemgetter, methodcaller}
+_PLAIN_NAMES = {"fractions.Fraction", "zoneinfo.ZoneInfo", "pathlib.PosixPath", "pathlib.WindowsPath"}
+"""Types whose repr says everything, and is the same in every process."""
 
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     staticmethod: ("__func__",),
@@ -35,9 +38,10 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     partial: ("func", "args", "keywords"),
     partialmethod: ("func", "args", "keywords"),
     singledispatchmethod: ("dispatcher",),
+    Pattern: ("pattern", "flags"),
     type(lru_cache(print)): ("__wrapped__",),
 }
-"""What holds functions, and where."""
+"""What holds functions and other parts, and where."""
 
 _ADDRESSES = {"ref", "schema_ref", "metadata"}
 """Keys of a core schema whose values every process chooses anew."""
@@ -124,7 +128,7 @@ class _Fingerprint:
         for name in names:
             if name in scope:
                 value = scope[name]
-                if not isinstance(value, ModuleType):
+                if not issubclass(type(value), ModuleType):
                     yield f"{name}={self._told(value)}"
                 elif self._is_theirs(value) and value.__name__ not in modules:
                     yield from self._told_globals(vars(value), names, {*modules, value.__name__})
@@ -137,20 +141,20 @@ class _Fingerprint:
 
     def _told(self, value: Any) -> str:
         """One line about a value; nothing when nothing is known of it."""
-        kind: type[Any] = type(value)
-        if kind in _PLAIN:
+        kind: type[Any] = type(value)  # and not isinstance, which lets a lazy object do what it puts off
+        if kind in _PLAIN or f"{kind.__module__}.{kind.__qualname__}" in _PLAIN_NAMES:
             return repr(value)
-        if isinstance(value, type):
+        if issubclass(kind, type):
             return self._told_class(value)
-        if isinstance(value, FunctionType):
+        if kind is FunctionType:
             return self._told_function(value)
-        if isinstance(value, Enum):
-            return f"{self._told_class(kind)}.{value.name}"
         if id(value) in self._inside:
             return "..."
         self._inside.add(id(value))
         try:
             return self._told_parts(value, kind)
+        except Exception:  # noqa: BLE001 - user code may raise anything
+            return kind.__qualname__
         finally:
             self._inside.discard(id(value))
 
@@ -167,12 +171,13 @@ class _Fingerprint:
         return f"#{self._functions[id(function)]}"
 
     def _told_parts(self, value: Any, kind: type) -> str:
-        if isinstance(value, (dict, MappingProxyType)):
+        if issubclass(kind, Enum):
+            return f"{self._told_class(kind)}.{value.name}"
+        if issubclass(kind, (dict, MappingProxyType)):
             return _listed(f"{self._told(key)}: {self._told(each)}" for key, each in value.items())
-        if isinstance(value, (list, tuple)):
-            return _listed(map(self._told, value))
-        if isinstance(value, (set, frozenset)):  # in an order that every process chooses anew
-            return _listed(map(self._told, sorted(value, key=_order)))
+        if issubclass(kind, (list, tuple, set, frozenset)):
+            has_order = issubclass(kind, (list, tuple))  # and not one that every process chooses anew
+            return _listed(map(self._told, value if has_order else sorted(value, key=_order)))
         if kind in _WRAPPERS:
             return _listed(self._told(getattr(value, name)) for name in _WRAPPERS[kind])
         if self._is_theirs(kind):
@@ -193,7 +198,7 @@ def _schema(model: type[BaseModel]) -> object:
     """What pydantic checks and makes of a model."""
     try:
         model.model_rebuild(raise_errors=False)
-    except PydanticUserError:  # it can have none
+    except Exception:  # noqa: BLE001 - it has none, and code of its own may raise anything
         return None
     return _without_addresses(model.__pydantic_core_schema__)
 
