@@ -57,8 +57,12 @@ class PlainEvents:
     def __init__(self, fields: Mapping[str, tuple[type, ...]]) -> None:
         self._names = tuple(fields)
         self._kinds = frozenset(product(*fields.values()))
-        checks = {name: check for name, kinds in fields.items() for kind, check in _CHECKS.items() if kind in kinds}
-        self._checks = tuple(checks.items())
+        self._checks = tuple(
+            (name, _or_none(check) if NoneType in kinds else check)
+            for name, kinds in fields.items()
+            for kind, check in _CHECKS.items()
+            if kind in kinds
+        )
 
     @classmethod
     def of(cls, event_type: type[DomainEvent]) -> Self | None:
@@ -123,17 +127,17 @@ def _is_plain_enum(cls: type[Enum], members: Sequence[object]) -> bool:
     return list(cls) == list(members) and all(type(value) is str for value in values) and len({*values}) == len(values)
 
 
-def _is_short(value: int | None) -> bool:
-    return value is None or -(2**63) <= value < 2**63
+def _is_short(value: int) -> bool:
+    return -(2**63) <= value < 2**63
 
 
-def _is_number(value: Decimal | None) -> bool:
-    return value is None or value.is_finite()
+def _is_in_utc(value: datetime) -> bool:
+    return value.tzinfo is UTC or value.tzinfo is None
 
 
-def _is_in_utc(value: datetime | None) -> bool:
-    return value is None or value.tzinfo is UTC or value.tzinfo is None
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
 
 
-_CHECKS: Mapping[type, Callable[[Any], bool]] = {int: _is_short, Decimal: _is_number, datetime: _is_in_utc}
+_CHECKS: Mapping[type, Callable[[Any], bool]] = {int: _is_short, Decimal: Decimal.is_finite, datetime: _is_in_utc}
 """What the type alone does not say."""
