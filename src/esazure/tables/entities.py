@@ -53,7 +53,7 @@ def decode_rows(body: bytes) -> list[StoredRow]:
     """
     try:
         rows: list[StoredRow] = from_json(body, cache_strings="keys")["value"]
-        if _MARK in body:
+        if _MARK[:1] in body and _MARK in body:  # a single byte is looked for five times as fast
             for row in rows:
                 _convert(row)
         if all([type(row["PartitionKey"]) is type(row["RowKey"]) is str for row in rows]):  # noqa: C419 - half the time
