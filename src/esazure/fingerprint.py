@@ -1,236 +1,188 @@
 """A fingerprint of the code that makes an aggregate's state of its events: it changes when that code does.
 
-It covers the aggregate class, its events and the model of its state, and whatever their code names that belongs to the
-same packages: functions, other classes such as value objects, and constants. It is the same in every process that runs
-the same code.
+That code is the modules of the aggregate, its events and the model of its state, and those modules of the application
+that these import, directly or not. Their whole bytecode counts, so that nothing is overlooked; comments do not. What is
+installed beside the application does not count, nor what is put together at run time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from enum import Enum
-from functools import cached_property, lru_cache, partial, partialmethod, singledispatchmethod
+import json
+import logging
+import sys
+from collections.abc import Iterator
 from hashlib import sha256
-from operator import attrgetter, itemgetter, methodcaller
-from re import Pattern
-from sys import stdlib_module_names
-from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType, NoneType
-from typing import Any
-from uuid import UUID
+from importlib.machinery import ModuleSpec
+from os import urandom
+from pathlib import Path
+from time import time
+from types import CodeType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel
+from pydantic import VERSION, BaseModel
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from esazure.aggregate import AggregateRoot
 
-_PLAIN = {bool, int, float, complex, str, bytes, NoneType, Decimal, UUID, date, datetime, time, timedelta, timezone}
-_PLAIN |= {range, attrgetter, itemgetter, methodcaller}
-_PLAIN_NAMES = {"fractions.Fraction", "zoneinfo.ZoneInfo", "pathlib.PosixPath", "pathlib.WindowsPath"}
-"""Types whose repr says everything, and is the same in every process."""
-
-_WRAPPERS: dict[type, tuple[str, ...]] = {
-    staticmethod: ("__func__",),
-    classmethod: ("__func__",),
-    MethodType: ("__func__",),
-    property: ("fget", "fset", "fdel"),
-    cached_property: ("func",),
-    partial: ("func", "args", "keywords"),
-    partialmethod: ("func", "args", "keywords"),
-    singledispatchmethod: ("dispatcher",),
-    Pattern: ("pattern", "flags"),
-    type(lru_cache(print)): ("__wrapped__",),
-}
-"""What holds functions and other parts, and where."""
-
-_ADDRESSES = {"ref", "schema_ref", "metadata"}
-"""Keys of a core schema whose values every process chooses anew."""
-
-_SET_BY_US = {
-    "aggregate_type",
-    "event_types",
-    "id_type",
-    "snapshot_every",
-    "_AggregateRoot__parameters",
-    "_AggregateRoot__event_classes",
-}
-"""Names of an aggregate class whose values are not code."""
+_FOREIGN = {*sys.stdlib_module_names, "__future__", "esazure", "pydantic", "pydantic_core", "typing_extensions"}
+_INSTALLED = {"site-packages", "dist-packages"}
+_STARTED = time()
+_known: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
+_log = logging.getLogger("esazure.snapshots")
 
 
 def fingerprint(aggregate_class: type[AggregateRoot[Any, Any]], state: type[BaseModel], ours: set[type]) -> str:
-    """64 hexadecimal digits.
+    """64 hexadecimal digits, the same for as long as the class lives.
+
+    When the code of a module cannot be found, or its file was changed after this process began and so may not be what
+    runs, a warning says so, and nothing else ever has the same fingerprint.
 
     Args:
         aggregate_class: its events are fingerprinted with it.
         state: the model that its snapshots are written as.
-        ours: bases whose code does not count, because it is the library's.
+        ours: bases whose modules do not count, because they are the library's.
     """
-    return _Fingerprint([aggregate_class, state, *aggregate_class.event_types.values()], ours).digest()
+    if aggregate_class not in _known:
+        _known[aggregate_class] = _fingerprint(aggregate_class, state, ours)
+    return _known[aggregate_class]
 
 
-class _Fingerprint:
-    """Reads classes and functions, each once, in the order in which those before name them."""
-
-    def __init__(self, owners: Sequence[type], ours: set[type]) -> None:
-        self._ours = ours
-        self._to_read: list[Any] = [*owners]
-        self._classes = set(owners)
-        self._functions: dict[int, int] = {}
-        self._inside: set[int] = set()
-        modules = {base.__module__ for owner in owners for base in owner.__mro__ if base not in ours}
-        self._packages = {_package(module) for module in modules} - stdlib_module_names - {"pydantic"}
-
-    def digest(self) -> str:
-        text = sha256()
-        for found in self._to_read:  # which grows meanwhile
-            lines = self._lines_of_class(found) if isinstance(found, type) else self._lines_of_function(found)
-            for line in lines:
-                text.update(f"{line}\n".encode("utf-8", "surrogatepass"))
-        return text.hexdigest()
-
-    def _is_theirs(self, found: Any) -> bool:
-        """Whether it belongs to one of the packages of the classes it began with."""
-        if isinstance(found, ModuleType):
-            module = found.__name__
-        elif isinstance(found, FunctionType):  # whose __module__ is that of the function it wraps
-            module = found.__globals__.get("__name__", "")
-        else:
-            module = found.__module__
-        return found not in self._ours and _package(module) in self._packages
-
-    def _lines_of_class(self, owner: type) -> Iterator[str]:
-        for cls in owner.__mro__:
-            if cls is owner or (self._is_theirs(cls) and cls not in self._classes):
-                self._classes.add(cls)
-                for name, value in sorted(vars(cls).items()):
-                    is_special = name.startswith("__") and not callable(getattr(value, "__func__", value))
-                    if is_special or (name in _SET_BY_US and issubclass(cls, AggregateRoot)):
-                        continue
-                    if told := self._told(value):
-                        yield f"{name}={told}"
-        if issubclass(owner, BaseModel):
-            yield self._told(_schema(owner))
-
-    def _lines_of_function(self, function: FunctionType) -> Iterator[str]:
-        cells = list(_contents(function))
-        if self._is_theirs(function):
-            code = function.__code__
-            yield self._told_code(code)
-            yield self._told([function.__defaults__, function.__kwdefaults__, cells])
-            names = list(_names(code))
-            yield from self._told_globals(function.__globals__, names, set())
-        else:  # such as a decorator: what it makes of the functions it holds is not ours to read
-            yield f"{function.__module__}.{function.__qualname__}"
-            yield self._told([each for each in cells if callable(each)])
-        yield self._told(vars(function))
-
-    def _told_globals(self, scope: dict[str, Any], names: list[str], modules: set[str]) -> Iterator[str]:
-        for name in names:
-            if name in scope:
-                value = scope[name]
-                if not issubclass(type(value), ModuleType):
-                    yield f"{name}={self._told(value)}"
-                elif self._is_theirs(value) and value.__name__ not in modules:
-                    yield from self._told_globals(vars(value), names, {*modules, value.__name__})
-
-    def _told_code(self, code: CodeType) -> str:
-        constants = _listed(
-            self._told_code(value) if isinstance(value, CodeType) else self._told(value) for value in code.co_consts
+def _fingerprint(aggregate_class: type[AggregateRoot[Any, Any]], state: type[BaseModel], ours: set[type]) -> str:
+    models = [state, *aggregate_class.event_types.values()]
+    owners = [aggregate_class, *models]
+    began_with = {base.__module__ for owner in owners for base in owner.__mro__ if base not in ours}
+    modules = _modules(began_with - sys.stdlib_module_names)
+    if unknown := [name for name, module in modules.items() if module is None]:
+        _log.warning(
+            "%s: the code of %s cannot be found, or was changed while this process ran: "
+            "other processes do not use the snapshots of this one",
+            aggregate_class.__name__,
+            ", ".join(unknown),
         )
-        return f"{code.co_code.hex()} {code.co_exceptiontable.hex()} {code.co_names} {constants}"
-
-    def _told(self, value: Any) -> str:
-        """One line about a value; nothing when nothing is known of it."""
-        kind: type[Any] = type(value)  # and not isinstance, which lets a lazy object do what it puts off
-        if kind in _PLAIN or f"{kind.__module__}.{kind.__qualname__}" in _PLAIN_NAMES:
-            return repr(value)
-        if issubclass(kind, type):
-            return self._told_class(value)
-        if kind is FunctionType:
-            return self._told_function(value)
-        if id(value) in self._inside:
-            return "..."
-        self._inside.add(id(value))
-        try:
-            return self._told_parts(value, kind)
-        except Exception:  # noqa: BLE001 - user code may raise anything
-            return kind.__qualname__
-        finally:
-            self._inside.discard(id(value))
-
-    def _told_class(self, cls: type) -> str:
-        if cls not in self._classes and self._is_theirs(cls):
-            self._classes.add(cls)
-            self._to_read.append(cls)
-        return cls.__qualname__
-
-    def _told_function(self, function: FunctionType) -> str:
-        if id(function) not in self._functions:
-            self._functions[id(function)] = len(self._functions)
-            self._to_read.append(function)
-        return f"#{self._functions[id(function)]}"
-
-    def _told_parts(self, value: Any, kind: type) -> str:
-        if issubclass(kind, Enum):
-            return f"{self._told_class(kind)}.{value.name}"
-        if issubclass(kind, (dict, MappingProxyType)):
-            return _listed(f"{self._told(key)}: {self._told(each)}" for key, each in value.items())
-        if issubclass(kind, (list, tuple, set, frozenset)):
-            has_order = issubclass(kind, (list, tuple))  # and not one that every process chooses anew
-            return _listed(map(self._told, value if has_order else sorted(value, key=_order)))
-        if kind in _WRAPPERS:
-            return _listed(self._told(getattr(value, name)) for name in _WRAPPERS[kind])
-        if self._is_theirs(kind):
-            parts = (f"{name}: {self._told(getattr(value, name, None))}" for name in _attributes(value, kind))
-            return self._told_class(kind) + _listed(parts)
-        return ""
+        return sha256(urandom(32)).hexdigest()
+    parts = [VERSION, *(owner.__qualname__ for owner in owners), *map(_shape, models)]
+    parts += [f"{name} {module.digest}" for name, module in modules.items() if module is not None]
+    return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _listed(parts: Iterable[str]) -> str:
-    return f"[{', '.join(parts)}]"
+class _Module(NamedTuple):
+    digest: str
+    imports: frozenset[str]
+    """What may be modules: names that are imported, and names that are taken out of those."""
 
 
-def _package(module: object) -> str:
-    return str(module).partition(".")[0]
+def _modules(names: set[str]) -> dict[str, _Module | None]:
+    """These modules, and those of the application that they import, by name; None where the code is not known."""
+    packages = {name.partition(".")[0] for name in names} - _FOREIGN
+    found: dict[str, _Module | None] = {}
+    left = sorted(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            module = found[name] = _module(name)
+            if module is not None:
+                left += [each for each in module.imports if _is_of_the_application(each, packages)]
+    return dict(sorted(found.items()))
 
 
-def _schema(model: type[BaseModel]) -> object:
-    """What pydantic checks and makes of a model."""
-    try:
-        model.model_rebuild(raise_errors=False)
-    except Exception:  # noqa: BLE001 - it has none, and code of its own may raise anything
+def _is_of_the_application(name: str, packages: set[str]) -> bool:
+    package = name.partition(".")[0]
+    if package in _FOREIGN:
+        return False
+    spec = _spec_of(name)
+    if spec is None or package in packages:
+        return spec is not None
+    return spec.has_location and not _INSTALLED.intersection(Path(spec.origin or "").parts)
+
+
+def _module(name: str) -> _Module | None:
+    spec = _spec_of(name)
+    code = _code_of(name, spec)
+    if code is None:
         return None
-    return _without_addresses(model.__pydantic_core_schema__)
+    if isinstance(code, bytes):
+        return _Module(sha256(code).hexdigest(), frozenset())
+    package = name.rpartition(".")[0] if spec is None else spec.parent or ""
+    text = _told(code).encode("utf-8", "surrogatepass")
+    return _Module(sha256(text).hexdigest(), frozenset(_imports(code, package)))
 
 
-def _without_addresses(schema: object) -> object:
-    if isinstance(schema, dict):
-        return {key: _without_addresses(each) for key, each in schema.items() if key not in _ADDRESSES}
-    if isinstance(schema, (list, tuple)):
-        return [_without_addresses(each) for each in schema]
-    return schema
+def _spec_of(name: str) -> ModuleSpec | None:
+    """Where a module is, found without importing anything."""
+    spec: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is not None or name in sys.modules:
+        return spec
+    parent, _, _ = name.rpartition(".")
+    path = None
+    if parent:
+        above = _spec_of(parent)
+        if above is None or above.submodule_search_locations is None:
+            return None
+        path = above.submodule_search_locations
+    found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next((spec for spec in found if spec is not None), None)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
+    """What a module runs; the bytes of its file when that is no Python, None when it cannot be known."""
+    file = getattr(sys.modules.get(name), "__file__", None) or (spec.origin if spec and spec.has_location else None)
+    try:
+        if file is not None and Path(file).exists():
+            state = Path(file).stat()
+            if max(state.st_mtime, state.st_ctime) > _STARTED:
+                return None
+        get_code = getattr(spec.loader, "get_code", None) if spec else None
+        code: CodeType | None = get_code(spec.name) if spec and get_code else None
+        if code is not None or file is None:
+            return code
+        content = Path(file).read_bytes()
+        return compile(content, file, "exec", dont_inherit=True) if file.endswith(".py") else content
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None
+
+
+def _imports(code: CodeType, package: str) -> Iterator[str]:
+    from importlib.util import resolve_name  # noqa: PLC0415 - both take longer than all of esazure
+    from modulefinder import ModuleFinder  # noqa: PLC0415
+
+    for kind, given in ModuleFinder().scan_opcodes(code):
+        if kind == "absolute_import":
+            taken, name = given
+        elif kind == "relative_import":
+            level, taken, name = given
+            if not package:
+                continue  # it fails when it runs
+            name = resolve_name("." * level + name, package)
+        else:
+            continue
+        yield name
+        if taken:
+            yield from (f"{name}.{each}" for each in taken)
+        else:
+            while name := name.rpartition(".")[0]:
+                yield name
     for value in code.co_consts:
         if isinstance(value, CodeType):
-            yield from _names(value)
+            yield from _imports(value, package)
 
 
-def _contents(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # still empty
-            continue
+def _told(value: object) -> str:
+    """Code and its constants, without where they stand, and in a form that is the same in every process."""
+    if isinstance(value, CodeType):
+        counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
+        names = value.co_name, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
+        text = f"{value.co_code.hex()} {value.co_exceptiontable.hex()} {counts} {names} "
+        return text + _told(value.co_consts)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_told, value))})"
+    if isinstance(value, frozenset):  # in an order that every process chooses anew
+        return f"{{{', '.join(sorted(map(_told, value)))}}}"
+    return repr(value)
 
 
-def _attributes(value: Any, kind: type) -> Iterator[str]:
-    yield from getattr(value, "__dict__", ())
-    for cls in kind.__mro__:  # and its slots
-        yield from (name for name, member in vars(cls).items() if isinstance(member, MemberDescriptorType))
-
-
-def _order(value: Any) -> str:
-    return getattr(value, "__qualname__", None) or repr(value)
+def _shape(model: type[BaseModel]) -> str:
+    try:
+        return json.dumps(model.model_json_schema(), sort_keys=True)
+    except PydanticInvalidForJsonSchema:  # some types have none
+        return str({name: repr(field.annotation) for name, field in sorted(model.model_fields.items())})

@@ -46,9 +46,9 @@ class Snapshotted(ABC, Generic[S]):
     """How many events behind the last snapshot a commit has to be to get one; from 1 to 500."""
 
     snapshot_revision: ClassVar[int] = 1
-    """Raise it when code of another package changes what the events make of the state.
+    """Raise it when something else than code of the application changes what the events make of the state.
 
-    Code of the aggregate's own packages is seen without: see `fingerprint.py`.
+    Such as an installed library, or a setting. The application's code is seen without: see `fingerprint.py`.
     """
 
     @abstractmethod
@@ -76,8 +76,9 @@ class SnapshotCodec(Generic[A]):
                 f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 to {_MOST_EVENTS}, "
                 f"not {self.every!r}: a load reads as many commits to find the last snapshot"
             )
-        self.tag = fingerprint(aggregate_class, self._model, _OURS)[:_DIGEST]
-        """Changes with the code and the fields of the aggregate, its events and the state."""
+        code = fingerprint(aggregate_class, self._model, _OURS)
+        self.tag = sha256(f"{aggregate_class.snapshot_revision} {code}".encode()).hexdigest()[:_DIGEST]
+        """Changes with the code that makes the state of the events."""
 
     def take(self, aggregate: A, payload: str) -> str | None:
         """The state as it is now, to be stored beside the payload; None when none is due, or it would not come back.

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
-from tests.unit.test_snapshots import Paid, PurseState
 
-from esazure import AggregateRoot, Snapshotted
+from esazure import fingerprint
 from esazure.snapshots import SnapshotCodec
-
-MODULES = ("elsewhere", "shop", "shop.money", "shop.till")
-
-OTHER = """
-def keeping(function):
-    def kept(*args):
-        return function(*args)
-    return kept
-
-class Lazy:  # what a web framework has for a request, and whoever touches it outside of one is told off
-    @property
-    def __class__(self):
-        raise RuntimeError
-
-    def __getattribute__(self, name):
-        raise RuntimeError
-"""
 
 MONEY = """
 import decimal
@@ -75,10 +62,12 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, Field, field_serializer, model_validator
 
 import elsewhere
+import installed
 import shop
 from esazure import AggregateRoot, DomainEvent, Snapshotted
-from shop import money
-from shop.money import FEE, Money
+from shop import REBATE
+from . import money
+from .money import FEE, Money
 
 
 class Kind(StrEnum):
@@ -137,9 +126,6 @@ class TillState(BaseModel):
         return str(total + 7)
 
 
-request = elsewhere.Lazy()
-
-
 def twice(function):
     def decorated(*args):
         function(*args)
@@ -169,6 +155,31 @@ def spelled(value):
 @spelled.register
 def _(value: int):
     return "another"
+
+
+CREDITS = Sold | None
+
+
+class Fee(Enum):
+    LOW = ("low", 3)
+
+    def __new__(cls, value, percent):
+        fee = object.__new__(cls)
+        fee._value_, fee.percent = value, percent
+        return fee
+
+
+class Meta(type):
+    def __call__(cls, *given):
+        return 131
+
+
+class Hidden(BaseModel):
+    _secret: int = 141
+
+
+def net(gross, tax):
+    return gross - tax
 
 
 class Base(AggregateRoot[Sold | Counted, str]):
@@ -237,8 +248,9 @@ class Till(Base, Snapshotted[TillState]):
     def kept(self):
         return shop.money.LIMIT
 
-    def asked(self):
-        return request
+    def late(self):
+        from shop.late import LATE
+        return LATE
 
     def nested(self):
         return [(lambda: each + 111)() for each in self.names]
@@ -303,84 +315,253 @@ CHANGES = {
     "an object with slots": ("Limit(1000, 10)", "Limit(999, 10)"),
     "a private attribute of an object with slots": ("Limit(1000, 10)", "Limit(1000, 11)"),
     "a revision": ("    rate =", "    snapshot_revision = 2\n    rate ="),
+    "a union": ("CREDITS = Sold | None", "CREDITS = Sold | int"),
+    "an attribute of a member": ('("low", 3)', '("low", 4)'),
+    "a metaclass": ("return 131", "return 132"),
+    "a private attribute": ("_secret: int = 141", "_secret: int = 142"),
+    "the order of parameters": (
+        "def net(gross, tax):\n    return gross - tax",
+        "def net(tax, gross):\n    return gross - tax",
+    ),
+    "a module that is imported when it is needed": ("LATE = 151", "LATE = 152"),
+    "a package": ("REBATE = 161", "REBATE = 162"),
+    "a module beside the package": ("return function(*args, elsewhere=1)", "return function(*args)"),
+    "a module that such a module imports": ("FURTHER = 171", "FURTHER = 172"),
 }
 
 SAME = {
     "a comment": ("return 71", "return 71  # still"),
-    "the text that documents a class": ("Is subclassed.", "Is a base."),
-    "how often": ("    rate =", "    snapshot_every = 7\n    rate ="),
-    "code that nothing here names": ("class Kind(", "def unused(): return 1\n\n\nclass Kind("),
+    "empty lines": ("return 71", "return 71\n\n"),
+    "an installed library": ("INSTALLED = 1", "INSTALLED = 2"),
+    "a module that nothing here imports": ("WEB = 1", "WEB = 2"),
+}
+
+SOURCES = {
+    "elsewhere": """
+import further
+
+def keeping(function):
+    def kept(*args):
+        return function(*args, elsewhere=1)
+    return kept
+""",
+    "further": "FURTHER = 171",
+    "installed": "INSTALLED = 1",
+    "shop": "REBATE = 161",
+    "shop.late": "LATE = 151",
+    "shop.money": MONEY,
+    "shop.till": TILL,
+    "shop.web": "from shop import till\nWEB = 1",
 }
 
 
+class Application(MetaPathFinder, InspectLoader):
+    """Modules that are nowhere but here."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self.sources = sources
+
+    def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        """As if the package were a zip file, and the others were files."""
+        if name not in self.sources:
+            return None
+        folder = "/srv/lib/site-packages" if name == "installed" else "/srv"
+        origin = None if name.startswith("shop") else f"{folder}/{name}.py"
+        spec = ModuleSpec(name, self, origin=origin, is_package=name == "shop")
+        spec.has_location = origin is not None
+        return spec
+
+    def get_source(self, fullname: str) -> str:
+        """What is compiled and run."""
+        return self.sources[fullname]
+
+
 @pytest.fixture(autouse=True)
-def _no_shop_is_left() -> Iterator[None]:
+def _modules_are_left_as_they_were() -> Iterator[None]:
+    finders, modules = sys.meta_path[:], dict(sys.modules)
     yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    sys.meta_path[:] = finders
+    for name in sys.modules.keys() - modules:
+        del sys.modules[name]
+
+
+def till(sources: Mapping[str, str] = SOURCES) -> Any:
+    """The aggregate of an application, imported anew."""
+    for name in SOURCES.keys() & sys.modules:
+        del sys.modules[name]
+    sys.meta_path[:] = [Application(sources), *(each for each in sys.meta_path if not isinstance(each, Application))]
+    return import_module("shop.till").Till
 
 
 def tag(before: str = "", after: str = "") -> str:
-    """Of the till, in a package where one text is replaced by another."""
-    elsewhere, shop, money, till = (sys.modules.setdefault(name, ModuleType(name)) for name in MODULES)
-    shop.__dict__.update(money=money, till=till)
-    money.__dict__.update(shop=shop)
-    exec(OTHER, vars(elsewhere))  # noqa: S102 - ours
-    exec(MONEY.replace(before, after) if before else MONEY, vars(money))  # noqa: S102 - ours
-    exec(TILL.replace(before, after) if before else TILL, vars(till))  # noqa: S102 - ours
-    return SnapshotCodec(till.Till).tag
+    """Of the till, in an application where one text is replaced by another."""
+    if before:
+        assert sum(source.count(before) for source in SOURCES.values()) == 1
+    return SnapshotCodec(
+        till({name: source.replace(before, after) if before else source for name, source in SOURCES.items()})
+    ).tag
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_changes_with(change: str) -> None:
-    before, after = CHANGES[change]
-    assert (MONEY + TILL).count(before) == 1
-    assert tag(before, after) != tag()
+    assert tag(*CHANGES[change]) != tag()
 
 
 @pytest.mark.parametrize("change", SAME)
 def test_it_does_not_change_with(change: str) -> None:
-    before, after = SAME[change]
-    assert (MONEY + TILL).count(before) == 1
-    assert tag(before, after) == tag()
+    assert tag(*SAME[change]) == tag()
 
 
-def test_it_is_the_same_in_every_process() -> None:
+def test_it_is_the_same_in_every_process_and_after_whatever_was_done_before() -> None:
     tags = {
-        subprocess.run(
-            [sys.executable, "-c", "from tests.unit.test_fingerprint import tag; print(tag())"],
+        subprocess.run(  # noqa: S603 - ours
+            [sys.executable, "-c", f"import sys; {before}from tests.unit.test_fingerprint import tag; print(tag())"],
             env={"PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        for seed in ("1", "2", "3")
+        for seed, before in (("1", ""), ("2", "import zoneinfo, decimal; "), ("3", "import shelve; "))
     }
     assert tags == {f"{tag()}\n"}
 
 
-def test_a_list_that_holds_itself_and_modules_that_name_each_other_come_to_an_end() -> None:
-    assert tag("names = frozenset(", "loop = []; loop.append(loop)\n    names = frozenset(") != tag()
+def test_nothing_is_imported_to_find_it() -> None:
+    tag()
+    assert "shop.late" not in sys.modules
+    assert "shop.web" not in sys.modules
 
 
-def test_what_cannot_be_looked_into_is_left_alone() -> None:
-    class Odd(dict[str, str]):
-        def items(self) -> Any:
-            raise RuntimeError
+def test_a_class_keeps_it_and_another_class_of_the_same_name_has_its_own() -> None:
+    first = till()
+    before = SnapshotCodec(first).tag
+    second = till(SOURCES | {"shop.money": MONEY.replace("ROUND_HALF_EVEN", "ROUND_UP")})
+    assert SnapshotCodec(second).tag != before == SnapshotCodec(first).tag
 
-    class Unfinished(BaseModel):
-        later: Missing  # type: ignore[name-defined]  # noqa: F821 - on purpose
 
-    odd = Odd()
+@pytest.mark.parametrize("lost", ["shop.till", "shop.money"])
+def test_where_code_cannot_be_found_a_warning_says_so_and_nothing_has_the_same(
+    lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags: set[str] = set()
+    for _ in range(2):
+        found = till()
+        sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, Application)]
+        spec = sys.modules[lost].__spec__
+        assert spec is not None
+        spec.loader = None
+        with caplog.at_level(logging.WARNING, "esazure"):
+            tags |= {SnapshotCodec(found).tag, SnapshotCodec(found).tag}
+    assert len(tags) == 2
+    warning = f"Till: the code of {lost} cannot be found, or was changed while this process ran: "
+    assert [message.startswith(warning) for message in caplog.messages] == [True, True]
 
-    class Purse(AggregateRoot[Paid, str], Snapshotted[PurseState]):
-        def when(self, event: Paid) -> None:
-            raise NotImplementedError(odd, Unfinished)
 
-        def snapshot(self) -> PurseState:
-            raise NotImplementedError
+def test_a_file_that_was_changed_while_the_process_ran_may_not_be_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shop").mkdir()
+    for name, source in SOURCES.items():
+        path = name.replace(".", "/") + ("/__init__.py" if name == "shop" else ".py")
+        (tmp_path / path).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with caplog.at_level(logging.WARNING, "esazure"):
+        SnapshotCodec(import_module("shop.till").Till)
+    assert "Till: the code of shop.till cannot be found, or was changed while this process ran: " in caplog.text
 
-        def restore(self, state: PurseState) -> None:
-            raise NotImplementedError
 
-    assert SnapshotCodec(Purse).tag == SnapshotCodec(Purse).tag
+RUN = """
+import asyncio, sys
+from accounts import Account
+from esazure.sqlite import SqliteStore
+
+async def main():
+    async with SqliteStore("accounts.db") as store:
+        accounts = store.events(Account)
+        if sys.argv[1:]:
+            account = Account("a")
+            account.open()
+        else:
+            account = await accounts.rehydrate("a")
+        print(account.applied, account.total)
+        await accounts.append(account)
+
+asyncio.run(main())
+"""
+ACCOUNTS = """
+from fees import fee
+from pydantic import BaseModel
+from esazure import AggregateRoot, DomainEvent, Snapshotted
+
+class Opened(DomainEvent):
+    amount: int
+
+class State(BaseModel):
+    total: int
+
+class Account(AggregateRoot[Opened, str], Snapshotted[State]):
+    snapshot_every = 1
+
+    def __init__(self, id):
+        super().__init__(id)
+        self.applied = self.total = 0
+
+    def open(self):
+        self.record(Opened(amount=100))
+
+    def when(self, event):
+        self.applied += 1
+        self.total += event.amount - fee()
+
+    def snapshot(self):
+        return State(total=self.total)
+
+    def restore(self, state):
+        self.total = state.total
+"""
+
+
+def test_a_release_that_changes_a_file_beside_the_aggregate_passes_over_what_the_last_one_has_kept(
+    tmp_path: Path,
+) -> None:
+    def run(*arguments: str) -> str:
+        return subprocess.run(  # noqa: S603 - ours
+            [sys.executable, "run.py", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "run.py").write_text(RUN)
+    (tmp_path / "accounts.py").write_text(ACCOUNTS)
+    (tmp_path / "fees.py").write_text("def fee(): return 1")
+    assert run("open") == "1 99\n"
+    assert run() == "0 99\n"  # out of the snapshot
+    (tmp_path / "fees.py").write_text("def fee(): return 10")
+    assert run() == "1 90\n"
+
+
+def test_what_is_no_python_counts_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "_STARTED", 1e12)
+    module = ModuleType("shop.fast")
+    module.__file__ = str(tmp_path / "fast.so")
+    digests: list[str] = []
+    for content in (b"\x7fELF 1", b"\x7fELF 2", b"\x7fELF 2"):
+        (tmp_path / "fast.so").write_bytes(content)
+        monkeypatch.setitem(sys.modules, "shop.fast", module)
+        found = fingerprint._module("shop.fast")
+        assert found is not None
+        digests.append(found.digest)
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_a_script_counts_as_its_file(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        ACCOUNTS + "from esazure.snapshots import SnapshotCodec\nprint(SnapshotCodec(Account).tag)"
+    )
+    (tmp_path / "fees.py").write_text("def fee(): return 1")
+    first, second = (
+        subprocess.run(
+            [sys.executable, "script.py"], cwd=tmp_path, check=True, capture_output=True, text=True, env=os.environ
+        )
+        for _ in range(2)
+    )
+    assert first.stdout == second.stdout
+    assert first.stderr == ""

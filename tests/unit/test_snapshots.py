@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from contextvars import ContextVar
 from dataclasses import replace
@@ -159,21 +157,11 @@ def changed(**changes: Any) -> type[Purse]:
     return type("Purse", (Purse,), {"aggregate_type": "Purse", **changes})
 
 
-def when_twice(self: Purse, event: Paid | Closed) -> None:
-    Purse.when(self, event)
-    if isinstance(event, Paid):
-        self.balance += event.amount
-
-
-@pytest.mark.parametrize(
-    ("changes", "balance"),
-    [({"when": when_twice}, 6), ({"snapshot_revision": 2}, 3), ({"helper": property(lambda self: self.balance)}, 3)],
-)
-async def test_what_other_code_has_made_is_stale(changes: dict[str, Any], balance: int) -> None:
+async def test_what_another_revision_has_made_is_stale() -> None:
     store = InMemoryStore()
     await purse_of(store)
-    purse = await store.events(changed(**changes)).rehydrate("a")
-    assert (purse.applied, purse.balance) == (3, balance)
+    purse = await store.events(changed(snapshot_revision=2)).rehydrate("a")
+    assert (purse.applied, purse.balance) == (3, 3)
 
 
 async def test_the_same_code_in_a_subclass_without_changes_is_not_stale() -> None:
@@ -202,42 +190,25 @@ def test_other_events_and_another_model_of_the_state_make_another_tag() -> None:
         balance: Decimal = Field(alias="b")
 
     class OtherState(AggregateRoot[Paid | Closed, str], Snapshotted[Renamed]):
+        __qualname__ = "Purse"
         when = Purse.when  # type: ignore[assignment]
         snapshot = Purse.snapshot  # type: ignore[assignment]
         restore = Purse.restore  # type: ignore[assignment]
 
     class SameState(AggregateRoot[Paid | Closed, str], Snapshotted[PurseState]):
+        __qualname__ = "Purse"
         when = Purse.when  # type: ignore[assignment]
         snapshot = Purse.snapshot  # type: ignore[assignment]
         restore = Purse.restore  # type: ignore[assignment]
 
     class OtherEvents(AggregateRoot[PaidInCents | Closed, str], Snapshotted[PurseState]):
+        __qualname__ = "Purse"
         when = Purse.when  # type: ignore[assignment]
         snapshot = Purse.snapshot  # type: ignore[assignment]
         restore = Purse.restore  # type: ignore[assignment]
 
     tags = {SnapshotCodec(each).tag for each in (SameState, OtherState, OtherEvents)}
     assert len(tags) == 3
-
-
-CONSTANTS = """
-from tests.unit.test_snapshots import *
-class Choosy(Purse):
-    def when(self, event):
-        if getattr(event, "by", "") in {"ada", "grace", "alan", "edsger", "barbara"}:
-            super().when(event)
-print(SnapshotCodec(Choosy).tag)
-"""
-
-
-def test_the_tag_is_the_same_in_every_process() -> None:
-    tags = {
-        subprocess.run(  # noqa: S603 - ours
-            [sys.executable, "-c", CONSTANTS], env={"PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
-        ).stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(tags) == 1
 
 
 class Odd:
