@@ -53,6 +53,7 @@ _IN_DOUBT = ("tests/unit/test_repository.py::test_a_copy_in_doubt_records_nothin
 _MEMORY = ("tests/conformance/test_memory.py",)
 _HARNESS = ("tests/faults/test_proxy.py::test_nothing_is_lost_doubled_or_out_of_order",)
 _PLAIN = ("tests/unit/test_plain.py",)
+_CODEC = ("tests/unit/test_codec.py",)
 _FINGERPRINT = ("tests/unit/test_fingerprint.py",)
 _SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
@@ -208,16 +209,22 @@ MUTANTS = (
         _PLAIN,
     ),
     Mutant("a plain enumeration may lack members", "plain.py", (("list(cls) == list(members) and ", ""),), _PLAIN),
+    Mutant("an event may have a time in a zone", "codec.py", (("if is_zoned(event):", "if False:"),), _CODEC),
+    Mutant("a plain event may have the second of two times", "plain.py", ((" and not value.fold", ""),), _CODEC),
+    Mutant(
+        "a snapshot may have a time in a zone", "snapshots.py", (("elif is_zoned(state):", "elif False:"),), _SNAPSHOTS
+    ),
+    Mutant("a snapshot may record", "snapshots.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
     Mutant(
         "fields that are not declared may come back different",
         "codec.py",
         ((", event.__pydantic_extra__\n", ", None\n"),),
-        ("tests/unit/test_codec.py",),
+        _CODEC,
     ),
     Mutant(
         "a window of a load brings any number of rows",
         "tables/loading.py",
-        (("most = 2 * PAGE if width > PAGE else None", "most = None"),),
+        (("partition, low, high, _MOST)", "partition, low, high)"),),
         ("tests/tables/test_loading.py",),
     ),
     Mutant(
@@ -229,7 +236,7 @@ MUTANTS = (
     Mutant(
         "a snapshot comes with a part of its commit",
         "tables/loading.py",
-        (("number + (parts if isinstance(parts, int) else 0)", "number"),),
+        (("number + rows_behind(row)", "number"),),
         ("tests/tables/test_loading.py",),
     ),
     Mutant(

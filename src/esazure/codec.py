@@ -7,15 +7,24 @@ stored or received ever chooses what is imported. To read events of an older sha
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime, time
 from typing import Any, Generic
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
 from esazure.events import DomainEvent, E, is_stored_name
 from esazure.plain import PlainEvents
+
+_DIFFERENT = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
+_ZONED = (
+    "it has a time in a zone such as Europe/Paris, of which the offset alone would come back: record it in UTC, and "
+    "the zone's name in a field of its own"
+)
 
 
 class EventCodec(Generic[E]):
@@ -53,9 +62,12 @@ class EventCodec(Generic[E]):
             json = to_json(event, by_alias=True, warnings=False).decode()
             if "NaN" in json or "Infinity" in json:  # which other readers of JSON refuse; a text may hold the words
                 from_json(json, allow_inf_nan=False)
-            if _stored(self.validators[name](json)) == _stored(event):
+            if is_zoned(event):
+                why = _ZONED
+            elif _stored(self.validators[name](json)) == _stored(event):
                 return f"{name} {json}"
-            why = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
+            else:
+                why = _DIFFERENT
         except PydanticSerializationError as error:
             why = f"it cannot be written as JSON ({type(error).__name__})"
         except Exception as error:  # noqa: BLE001 - serializers and validators of the event's own may raise anything
@@ -84,6 +96,22 @@ class EventCodec(Generic[E]):
         except Exception as error:  # noqa: BLE001 - a validator of the event's own may raise anything
             why = _reasons(error)
         raise CorruptStreamError(f"{stream}: version {version} is stored as {name} but cannot be read: {why}")
+
+
+def is_zoned(value: object) -> bool:
+    """Whether there is a time in it whose offset depends on the day, or the second one of two when clocks are set back.
+
+    JSON has the offset alone: what comes back is equal to it, mostly, and goes on differently.
+    """
+    if isinstance(value, datetime | time):
+        return value.fold != 0 or (value.tzinfo is not None and value.tzinfo.utcoffset(None) is None)
+    if isinstance(value, dict):
+        return any(map(is_zoned, value)) or any(map(is_zoned, value.values()))
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return any(map(is_zoned, value))
+    if isinstance(value, BaseModel):
+        return any(map(is_zoned, value.__dict__.values()))
+    return is_dataclass(value) and any(is_zoned(getattr(value, field.name)) for field in fields(value))
 
 
 def _stored(event: DomainEvent) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -132,7 +132,7 @@ def _is_short(value: int) -> bool:
 
 
 def _is_in_utc(value: datetime) -> bool:
-    return value.tzinfo is UTC or value.tzinfo is None
+    return value.tzinfo is UTC or (value.tzinfo is None and not value.fold)
 
 
 def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar, get_original_bases
 
 from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
+from esazure.codec import is_zoned
 from esazure.events import DomainEvent
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
@@ -90,21 +91,27 @@ class SnapshotCodec(Generic[A]):
             return None
         stream = stream_of(aggregate)
         taken: Any = aggregate
+        state_of(aggregate).persisting = True  # nothing may be recorded
         try:
             state = taken.snapshot()
             text = self._model.__pydantic_serializer__.to_json(state, by_alias=True, warnings=False).decode()
             copy = self._class(aggregate.id)
+            state_of(copy).stored_version = aggregate.version
             copy.restore(self._read(text))
-            if copy.pending:
-                why = "restore must not record"
-            elif type(state) is not self._model or not self._read(text) == state == copy.snapshot():
+            if type(state) is not self._model or not self._read(text) == state == copy.snapshot():
                 why = "what is restored from it is another state"
+            elif copy.pending:
+                why = "neither snapshot nor restore must record"
+            elif is_zoned(state):
+                why = "of a time in a zone the offset alone is kept: keep it in UTC, and the zone's name beside it"
             elif len(text) > MAX_SNAPSHOT_CHARACTERS:
                 why = f"{len(text):,} characters, at most {MAX_SNAPSHOT_CHARACTERS:,} are kept"
             else:
                 return f"{self.tag} {self._digest(stream, aggregate.version, text)} {text}"
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             why = f"{type(error).__name__} at {place_of(error)}"
+        finally:
+            state_of(aggregate).persisting = False
         _log.warning("%s: no snapshot at version %d: %s", stream, aggregate.version, why)
         return None
 
@@ -119,14 +126,14 @@ class SnapshotCodec(Generic[A]):
         why = "it is not what was written"
         if tag == self.tag and digest == self._digest(stream, version, text):
             restored: Any = aggregate
+            state = state_of(aggregate)
+            state.stored_version = state.snapshot_version = version
             try:
                 restored.restore(self._read(text))
             except Exception as error:  # noqa: BLE001 - user code may raise anything
                 why = f"{type(error).__name__} at {place_of(error)}"
             else:
                 if not aggregate.pending:
-                    state = state_of(aggregate)
-                    state.stored_version = state.snapshot_version = version
                     return True
                 why = "restore must not record"
         _log.warning("%s: the snapshot of version %d is not used: %s", stream, version, why)

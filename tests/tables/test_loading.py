@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fake_tables import FakeGateway, FakeTable
 
+from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
 from esazure.tables.columns import StoredRow
 from esazure.tables.gateway import PAGE
@@ -27,8 +28,9 @@ TEMPLATE = commit_rows(commit_of(STREAM, 1, "x"), "00")[0]
 class LongStream(FakeGateway):
     """Commits of these lengths, whose rows are made when somebody asks for them."""
 
-    def __init__(self, lengths: Sequence[int], *, removed: frozenset[int] = frozenset()) -> None:
+    def __init__(self, lengths: Sequence[int], *, removed: frozenset[int] = frozenset(), parts: int = 0) -> None:
         super().__init__(FakeTable())
+        self.parts = parts
         firsts = [1, *(1 + end for end in accumulate(lengths))][:-1]
         kept = [each for each in zip(firsts, lengths, strict=True) if each[0] not in removed]
         self.firsts = [first for first, _ in kept]
@@ -42,25 +44,31 @@ class LongStream(FakeGateway):
         since = 9_999_999_999 - int(high.removesuffix(".9")[-10:])
         return range(bisect_left(self.firsts, since), bisect_right(self.firsts, to))
 
-    def made(self, places: Sequence[int]) -> list[StoredRow]:
-        """Their rows, newest first."""
-        firsts = [self.firsts[place] for place in reversed(places)]
-        return [({**TEMPLATE, "RowKey": commit_key(STREAM, first), "n": self.counts[first]}) for first in firsts]
+    def made(self, places: Sequence[int], top: int) -> list[StoredRow]:
+        """Their rows, newest first, and not more than so many."""
+        made: list[StoredRow] = []
+        for first in (self.firsts[place] for place in reversed(places[-top:])):
+            key = commit_key(STREAM, first)
+            made.append(
+                {**TEMPLATE, "RowKey": key, "n": self.counts[first], **({"parts": self.parts} if self.parts else {})}
+            )
+            made += [{"RowKey": f"{key}.{part}"} for part in range(1, self.parts + 1)]
+            if len(made) >= top:
+                break
+        self.rows.append(len(made[:top]))
+        return made[:top]
 
     async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
         """In one request as far as the count of rows goes."""
-        places = self.found(low, high)
-        self.rows.append(len(places) if top is None else min(len(places), top))
-        return self.made(places[-self.rows[-1] :] if self.rows[-1] else [])
+        assert top is not None
+        return self.made(self.found(low, high), top)
 
     async def pages(
         self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
     ) -> AsyncGenerator[Sequence[StoredRow], None]:
         """The first page alone is ever taken."""
         assert keys is not None
-        places = self.found(*keys)
-        self.rows.append(min(len(places), size))
-        yield self.made(places[-size:])
+        yield self.made(self.found(*keys), size)
 
 
 async def loaded(gateway: LongStream, to_version: int | None = None) -> list[tuple[int, int]]:
@@ -89,6 +97,24 @@ async def test_many_commits_take_few_requests_and_none_brings_many_rows(kind: st
     assert max(gateway.rows) <= 2 * PAGE
     changes = sum(before != after for before, after in pairwise(lengths))
     assert len(gateway.rows) <= len(lengths) / PAGE + 1 + 23 * changes
+
+
+@pytest.mark.parametrize("parts", [1, 3, 9])
+@pytest.mark.parametrize("length", [1, 3, 1_000])
+async def test_commits_of_many_rows_are_asked_for_by_rows(length: int, parts: int) -> None:
+    gateway = LongStream([length] * 5_000, parts=parts)
+    assert await loaded(gateway) == list(gateway.counts.items())
+    assert max(gateway.rows) <= 2 * PAGE
+    assert sum(gateway.rows) <= 5_000 * (1 + parts) * 1.1 + 2 * PAGE
+    assert len(gateway.rows) <= 5_000 * (1 + parts) / PAGE * 1.3 + 3
+
+
+async def test_a_damaged_number_of_rows_is_a_damaged_stream() -> None:
+    row = {**TEMPLATE, "parts": -1, "s0": "tag of this"}
+    gateway = FakeGateway(FakeTable())
+    await gateway.submit([("create", row)])
+    with pytest.raises(CorruptStreamError, match="number of continuation rows is not possible"):
+        assert [page async for page in load_commits(gateway, "00", STREAM, None, "tag", 10)] == []
 
 
 @given(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator, model_validator
@@ -312,3 +314,62 @@ def test_fields_that_are_not_declared_have_to_come_back_as_well() -> None:
     assert codec.encode("Thing.a", Open(pair=[1, 2])) == 'Open {"pair":[1,2]}'  # type: ignore[call-arg]
     with pytest.raises(EventNotStorableError, match="not equal"):
         codec.encode("Thing.a", Open(pair=(1, 2)))  # type: ignore[call-arg]
+
+
+class Inner(BaseModel):
+    times: dict[str, list[datetime]]
+
+
+@dataclass(slots=True)
+class Slotted:
+    at: datetime
+
+
+class Timed(DomainEvent):
+    at: datetime | None = None
+    of_day: time | None = None
+    inner: Inner | None = None
+    slotted: Slotted | None = None
+    anything: Any = None
+
+
+PARIS = ZoneInfo("Europe/Paris")
+SUMMER, WINTER = datetime(2024, 7, 1, tzinfo=PARIS), datetime(2024, 1, 1, tzinfo=PARIS)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Timed(at=SUMMER),
+        Timed(at=WINTER),
+        Timed(at=datetime(2024, 10, 27, 0, 30, tzinfo=UTC).astimezone(PARIS)),  # the first 02:30 of that night
+        Timed(at=datetime(2024, 10, 27, 2, 30, fold=1)),  # noqa: DTZ001 - on purpose
+        Timed(of_day=time(2, 30, tzinfo=PARIS)),
+        Timed(inner=Inner(times={"a": [SUMMER]})),
+        Timed(slotted=Slotted(SUMMER)),
+        Timed(anything=(1, {"a": {SUMMER}})),
+    ],
+    ids=range(8),
+)
+def test_a_time_whose_zone_would_not_come_back_is_refused_on_every_day_of_the_year(event: Timed) -> None:
+    with pytest.raises(EventNotStorableError, match=r"a time in a zone such as .*: record it in UTC") as error:
+        EventCodec({"Timed": Timed}).encode("Thing.a", event)
+    assert "2024" not in str(error.value)
+
+
+def test_the_second_of_two_times_in_a_night_is_not_stored_as_the_first() -> None:
+    class Plain(DomainEvent):
+        at: datetime
+
+    with pytest.raises(EventNotStorableError):
+        EventCodec({"Plain": Plain}).encode("Thing.a", Plain(at=datetime(2024, 10, 27, 2, 30, fold=1)))  # noqa: DTZ001 - on purpose
+
+
+@pytest.mark.parametrize(
+    "at",
+    [datetime.now(UTC), SUMMER.astimezone(UTC), SUMMER.astimezone(timezone(timedelta(hours=2))), datetime(2024, 1, 1)],  # noqa: DTZ001 - on purpose
+)
+def test_other_times_come_back_and_can_be_recorded_again(at: datetime) -> None:
+    codec = EventCodec({"Timed": Timed})
+    line = codec.encode("Thing.a", Timed(at=at, of_day=at.time(), anything=None))
+    assert codec.encode("Thing.a", codec.decode("Thing.a", 1, line)) == line

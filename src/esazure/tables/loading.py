@@ -12,9 +12,11 @@ from contextlib import aclosing
 from esazure.events import CommitRecord
 from esazure.tables.columns import StoredRow
 from esazure.tables.gateway import PAGE, ITableGateway
-from esazure.tables.rows import commits_range, records_of, rows_of_whole_commits
+from esazure.tables.rows import commits_range, records_of, rows_behind, rows_of_whole_commits
 
 _GROWTH = 4
+_MOST = 2 * PAGE
+"""Rows in memory beside the newest page: what a width that was guessed too large may bring."""
 
 
 async def load_commits(
@@ -33,27 +35,25 @@ async def load_commits(
         return
     for number, row in enumerate(rows if tag else (), start=1):
         if str(row.get("s0")).startswith(f"{tag} "):
-            parts = row.get("parts")  # which lie behind it
-            records = records_of(stream, rows[: number + (parts if isinstance(parts, int) else 0)])
+            records = records_of(stream, rows[: number + rows_behind(row)])
             if records[0].has_snapshot(tag, to_version):
                 yield records
                 return
     newest = records_of(stream, rows)
     end = newest[0].first_version - 1
     first = 1
-    width = _width((newest[-1].last_version - end) / len(newest), PAGE)
+    width = _width((newest[-1].last_version - end) / len(rows), PAGE)
     while first <= end:
         low, high = commits_range(stream, from_version=first, to_version=min(first + width - 1, end))
-        most = 2 * PAGE if width > PAGE else None  # a width that was guessed too large would bring any number
-        rows = await gateway.query(partition, low, high, most)
-        if len(rows) == most:
-            width = max(PAGE, width // _GROWTH)
+        rows = await gateway.query(partition, low, high, _MOST)
+        if len(rows) == _MOST:  # the oldest are missing, and those that came would not fit beside them
+            width = max(1, width // _GROWTH)
             continue
         records = records_of(stream, rows)
         if not records:
             break  # rows were removed: who replays this will find the gap
         yield records
-        width = _width((records[-1].last_version + 1 - first) / len(records), width)
+        width = _width((records[-1].last_version + 1 - first) / len(rows), width)
         first = records[-1].last_version + 1
     yield newest
 
@@ -71,5 +71,5 @@ async def _newest(gateway: ITableGateway, partition: str, keys: tuple[str, str],
 
 
 def _width(events: float, before: int) -> int:
-    """How many versions to ask for, so that their commits, of about so many events, fill a page."""
+    """How many versions to ask for, so that their rows, of about so many events, fill a page."""
     return max(1, min(int(PAGE * events), _GROWTH * before))

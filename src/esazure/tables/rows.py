@@ -180,10 +180,16 @@ def rows_of_whole_commits(rows: Sequence[Mapping[str, object]]) -> int:
     for number in range(len(rows) - 1, -1, -1):
         match = _COMMIT_KEY.fullmatch(str(rows[number].get("RowKey")))
         if match is None or match["part"] is None:
-            parts = rows[number].get("parts", 0)
-            is_cut = isinstance(parts, int) and len(rows) <= number + parts
-            return number if is_cut else len(rows)
+            return number if len(rows) <= number + rows_behind(rows[number]) else len(rows)
     return 0
+
+
+def rows_behind(row: Mapping[str, object]) -> int:
+    """How many continuation rows a commit says it has; none when that cannot be."""
+    try:
+        return parts_of(row)
+    except DamagedTextError:
+        return 0
 
 
 def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> CommitRecord:
