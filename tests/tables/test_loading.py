@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.fake_tables import FakeGateway, FakeTable
 
@@ -117,6 +117,7 @@ async def test_a_damaged_number_of_rows_is_a_damaged_stream() -> None:
         assert [page async for page in load_commits(gateway, "00", STREAM, None, "tag", 10)] == []
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from([1, 2, 3, 90, 999, 1_000, 5_000]), st.integers(1, 3_000)), min_size=1, max_size=6
