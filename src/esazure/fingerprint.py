@@ -121,7 +121,10 @@ def _spec_of(name: str) -> ModuleSpec | None:
             return None
         path = above.submodule_search_locations
     found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-    return next((spec for spec in found if spec is not None), None)
+    try:
+        return next((spec for spec in found if spec is not None), None)
+    except Exception:  # noqa: BLE001 - a finder may raise anything, and then an import of it fails as well
+        return None
 
 
 def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
@@ -138,7 +141,7 @@ def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
             return code
         content = Path(file).read_bytes()
         return compile(content, file, "exec", dont_inherit=True) if file.endswith(".py") else content
-    except (ImportError, OSError, SyntaxError, ValueError):
+    except Exception:  # noqa: BLE001 - a loader may raise anything
         return None
 
 
@@ -151,9 +154,10 @@ def _imports(code: CodeType, package: str) -> Iterator[str]:
             taken, name = given
         elif kind == "relative_import":
             level, taken, name = given
-            if not package:
-                continue  # it fails when it runs
-            name = resolve_name("." * level + name, package)
+            try:
+                name = resolve_name("." * level + name, package)
+            except ImportError:  # as it will when it runs
+                continue
         else:
             continue
         yield name

@@ -565,3 +565,32 @@ def test_a_script_counts_as_its_file(tmp_path: Path) -> None:
     )
     assert first.stdout == second.stdout
     assert first.stderr == ""
+
+
+class Broken(MetaPathFinder):
+    """Fails at everything it is asked for but the modules of the interpreter."""
+
+    def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Raises for what nobody else has."""
+        if name in ("shop.gone", "shop.late"):
+            raise RuntimeError
+        return None
+
+
+def test_what_cannot_be_imported_is_no_reason_to_fail() -> None:
+    lines = "def fails():\n    from ....beyond import x\n    import shop.gone.deep\n\nfrom shop.late import *\n"
+    found = till(SOURCES | {"shop.till": lines + TILL.lstrip().replace("from __future__ import annotations\n", "")})
+    sys.meta_path.insert(0, Broken())
+    assert len(SnapshotCodec(found).tag) == 16
+
+
+def test_a_loader_that_fails_is_as_one_that_does_not_know(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError(name)
+
+    found = till()
+    loader = sys.modules["shop.money"].__spec__.loader  # type: ignore[union-attr]
+    loader.get_code = fail  # type: ignore[union-attr]
+    with caplog.at_level(logging.WARNING, "esazure"):
+        assert len(SnapshotCodec(found).tag) == 16
+    assert "Till: the code of " in caplog.text
