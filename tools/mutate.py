@@ -209,6 +209,7 @@ MUTANTS = (
         _PLAIN,
     ),
     Mutant("a plain enumeration may lack members", "plain.py", (("list(cls) == list(members) and ", ""),), _PLAIN),
+    Mutant("an event may come back different", "codec.py", (("(json)) == _stored(event):", "(json)):"),), _CODEC),
     Mutant("an event may have a time in a zone", "codec.py", (("if is_zoned(event):", "if False:"),), _CODEC),
     Mutant("a plain event may have the second of two times", "plain.py", ((" and not value.fold", ""),), _CODEC),
     Mutant(

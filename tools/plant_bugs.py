@@ -47,13 +47,16 @@ class Bug(NamedTuple):
 BUGS = (
     Bug("no version check", "memory", "if version != record.expected_version:", "if False:"),
     Bug(
-        "own write seen as a conflict", "memory", "if any(stored.commit_id == record.commit_id for", "if any(False for"
+        "own write seen as a conflict",
+        "memory",
+        "and any(stored.commit_id == record.commit_id for",
+        "and any(False for",
     ),
     Bug(
         "a rival's commit taken for the own",
         "memory",
-        "if any(stored.commit_id == record.commit_id for",
-        "if any(True for",
+        "and any(stored.commit_id == record.commit_id for",
+        "and any(True for",
     ),
     Bug("only the last commit recognised as own", "memory", "for stored in stream):", "for stored in stream[-1:]):"),
     Bug("no outbox row", "memory", "if outbox:", "if False:"),
@@ -252,7 +255,12 @@ BUGS = (
         "state.in_doubt = None  # the slot is taken",
         "state.pending.clear()  # the slot is taken",
     ),
-    Bug("an unknown id is an empty aggregate", "repository", "        if not records:\n", "        if False:\n"),
+    Bug(
+        "an unknown id is an empty aggregate",
+        "repository",
+        "        if not aggregate.version:\n",
+        "        if False:\n",
+    ),
     Bug(
         "the last event of a commit is dropped",
         "repository",
@@ -270,8 +278,8 @@ BUGS = (
     Bug(
         "occurred_at is the time of reading",
         "repository",
-        "datetime.fromisoformat(record.occurred_at)",
-        "self._clock()",
+        "            decode_time(record),\n",
+        "            self._clock(),\n",
     ),
     Bug("copies of the past can be persisted", "repository", "if state.read_only:", "if False:"),
     Bug("size counted in characters", "repository", "size, most = len(data), ", "size, most = len(record.payload), "),
@@ -286,10 +294,9 @@ BUGS = (
     Bug(
         "a version is rounded up to its commit",
         "aggregate",
-        "                if version == to:",
-        "                if False:",
+        "            if to is not None:\n",
+        "            if False:\n",
     ),
-    Bug("NaN is stored", "codec", ".__dict__ == event.__dict__:", ".__dict__:"),
     Bug("damage is quoted", "codec", "but cannot be read: {why}", "but cannot be read: {json}"),
     Bug(
         "private events published",
