@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import datetime, time
+from datetime import date, datetime, time
+from decimal import Decimal
+from types import NoneType
 from typing import Any, Generic
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
-from esazure.events import DomainEvent, E, is_stored_name
+from esazure.events import E, is_stored_name
 from esazure.plain import PlainEvents
 
 _DIFFERENT = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
@@ -25,6 +28,8 @@ _ZONED = (
     "it has a time in a zone such as Europe/Paris, of which the offset alone would come back: record it in UTC, and "
     "the zone's name in a field of its own"
 )
+
+_TIMELESS = {str, int, float, bool, bytes, NoneType, Decimal, UUID, date}
 
 
 class EventCodec(Generic[E]):
@@ -62,9 +67,10 @@ class EventCodec(Generic[E]):
             json = to_json(event, by_alias=True, warnings=False).decode()
             if "NaN" in json or "Infinity" in json:  # which other readers of JSON refuse; a text may hold the words
                 from_json(json, allow_inf_nan=False)
-            if is_zoned(event):
+            read = self.validators[name](json)
+            if (zoned := zoned_times(event)) and zoned != zoned_times(read):
                 why = _ZONED
-            elif _stored(self.validators[name](json)) == _stored(event):
+            elif _stored(read) == _stored(event):
                 return f"{name} {json}"
             else:
                 why = _DIFFERENT
@@ -98,26 +104,28 @@ class EventCodec(Generic[E]):
         raise CorruptStreamError(f"{stream}: version {version} is stored as {name} but cannot be read: {why}")
 
 
-def is_zoned(value: object) -> bool:
-    """Whether there is a time in it whose offset depends on the day, or the second one of two when clocks are set back.
+def zoned_times(value: object) -> int:
+    """How many times are in it whose offset depends on the day, or that are the second of two when clocks are set back.
 
     JSON has the offset alone: what comes back is equal to it, mostly, and goes on differently.
     """
-    if isinstance(value, datetime | time):
-        return value.fold != 0 or (value.tzinfo is not None and value.tzinfo.utcoffset(None) is None)
+    if type(value) in _TIMELESS:
+        return 0
+    if isinstance(value, (datetime, time)):
+        return value.fold if value.tzinfo is None else value.tzinfo.utcoffset(None) is None
     if isinstance(value, dict):
-        return any(map(is_zoned, value)) or any(map(is_zoned, value.values()))
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return any(map(is_zoned, value))
+        return sum(map(zoned_times, value)) + sum(map(zoned_times, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return sum(map(zoned_times, value))
     if isinstance(value, BaseModel):
-        return any(map(is_zoned, value.__dict__.values()))
-    return is_dataclass(value) and any(is_zoned(getattr(value, field.name)) for field in fields(value))
+        return sum(map(zoned_times, _stored(value)))
+    return sum(zoned_times(getattr(value, field.name)) for field in fields(value)) if is_dataclass(value) else 0
 
 
-def _stored(event: DomainEvent) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _stored(model: BaseModel) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The fields alone: __eq__ of a model also compares what is not stored, and __dict__ has its cached properties."""
-    values = event.__dict__
-    return {name: values[name] for name in type(event).model_fields if name in values}, event.__pydantic_extra__
+    values = model.__dict__
+    return {name: values[name] for name in type(model).model_fields if name in values}, model.__pydantic_extra__
 
 
 def _reasons(error: Exception) -> str:

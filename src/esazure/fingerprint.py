@@ -1,27 +1,25 @@
 """A fingerprint of the code that makes an aggregate's state of its events: it changes when that code does.
 
 That code is the modules of the aggregate, its events and the model of its state, and those modules of the application
-that these import, directly or not. Their whole bytecode counts, so that nothing is overlooked; comments do not. What is
-installed beside the application does not count, nor what is put together at run time.
+that these import, directly or not. Their whole bytecode counts, so that nothing is overlooked. What is installed beside
+the application does not count, nor what is put together at run time.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
 from os import urandom
 from pathlib import Path
 from time import time
-from types import CodeType
-from typing import Any, NamedTuple
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import VERSION, BaseModel
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from esazure.aggregate import AggregateRoot
 
@@ -61,7 +59,7 @@ def _fingerprint(aggregate_class: type[AggregateRoot[Any, Any]], state: type[Bas
             ", ".join(unknown),
         )
         return sha256(urandom(32)).hexdigest()
-    parts = [VERSION, *(owner.__qualname__ for owner in owners), *map(_shape, models)]
+    parts = [VERSION, *(owner.__qualname__ for owner in owners), *(str(list(model.model_fields)) for model in models)]
     parts += [f"{name} {module.digest}" for name, module in modules.items() if module is not None]
     return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -76,7 +74,7 @@ def _modules(names: set[str]) -> dict[str, _Module | None]:
     """These modules, and those of the application that they import, by name; None where the code is not known."""
     packages = {name.partition(".")[0] for name in names} - _FOREIGN
     found: dict[str, _Module | None] = {}
-    left = sorted(names)
+    left = [each for name in names for each in (name, *_packages_above(name))]
     while left:
         name = left.pop()
         if name not in found:
@@ -98,6 +96,8 @@ def _is_of_the_application(name: str, packages: set[str]) -> bool:
 
 def _module(name: str) -> _Module | None:
     spec = _spec_of(name)
+    if spec is not None and spec.loader is None and spec.submodule_search_locations is not None:
+        return _Module("", frozenset())  # a package without code, or a directory that looks like one
     code = _code_of(name, spec)
     if code is None:
         return None
@@ -110,16 +110,16 @@ def _module(name: str) -> _Module | None:
 
 def _spec_of(name: str) -> ModuleSpec | None:
     """Where a module is, found without importing anything."""
-    spec: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
-    if spec is not None or name in sys.modules:
-        return spec
+    imported = _imported(name)
+    if imported is not None:
+        return cast("ModuleSpec | None", imported.get("__spec__"))
     parent, _, _ = name.rpartition(".")
-    path = None
+    path: Sequence[str] | None = None
     if parent:
         above = _spec_of(parent)
-        if above is None or above.submodule_search_locations is None:
+        path = (_imported(parent) or {}).get("__path__") or (above.submodule_search_locations if above else None)
+        if path is None:
             return None
-        path = above.submodule_search_locations
     found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
     try:
         return next((spec for spec in found if spec is not None), None)
@@ -127,9 +127,15 @@ def _spec_of(name: str) -> ModuleSpec | None:
         return None
 
 
+def _imported(name: str) -> dict[str, Any] | None:
+    """What is in a module that was imported; None for an object that has taken its place and may do anything."""
+    module = sys.modules.get(name)
+    return vars(module) if isinstance(module, ModuleType) else None
+
+
 def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
     """What a module runs; the bytes of its file when that is no Python, None when it cannot be known."""
-    file = getattr(sys.modules.get(name), "__file__", None) or (spec.origin if spec and spec.has_location else None)
+    file = (_imported(name) or {}).get("__file__") or (spec.origin if spec and spec.has_location else None)
     try:
         if file is not None and Path(file).exists():
             state = Path(file).stat()
@@ -140,7 +146,8 @@ def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
         if code is not None or file is None:
             return code
         content = Path(file).read_bytes()
-        return compile(content, file, "exec", dont_inherit=True) if file.endswith(".py") else content
+        is_python = file.endswith(".py") or name in ("__main__", "__mp_main__")  # which may be called anything
+        return compile(content, file, "exec", dont_inherit=True) if is_python else content
     except Exception:  # noqa: BLE001 - a loader may raise anything
         return None
 
@@ -160,15 +167,16 @@ def _imports(code: CodeType, package: str) -> Iterator[str]:
                 continue
         else:
             continue
-        yield name
-        if taken:
-            yield from (f"{name}.{each}" for each in taken)
-        else:
-            while name := name.rpartition(".")[0]:
-                yield name
+        yield from (name, *_packages_above(name), *(f"{name}.{each}" for each in taken or ()))
     for value in code.co_consts:
         if isinstance(value, CodeType):
             yield from _imports(value, package)
+
+
+def _packages_above(name: str) -> Iterator[str]:
+    """Which are run first when a module is imported."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _told(value: object) -> str:
@@ -183,10 +191,3 @@ def _told(value: object) -> str:
     if isinstance(value, frozenset):  # in an order that every process chooses anew
         return f"{{{', '.join(sorted(map(_told, value)))}}}"
     return repr(value)
-
-
-def _shape(model: type[BaseModel]) -> str:
-    try:
-        return json.dumps(model.model_json_schema(), sort_keys=True)
-    except PydanticInvalidForJsonSchema:  # some types have none
-        return str({name: repr(field.annotation) for name, field in sorted(model.model_fields.items())})

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar, get_original_bases
 
 from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
-from esazure.codec import is_zoned
+from esazure.codec import zoned_times
 from esazure.events import DomainEvent
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
@@ -102,7 +102,7 @@ class SnapshotCodec(Generic[A]):
                 why = "what is restored from it is another state"
             elif copy.pending:
                 why = "neither snapshot nor restore must record"
-            elif is_zoned(state):
+            elif (zoned := zoned_times(state)) and zoned != zoned_times(self._read(text)):
                 why = "of a time in a zone the offset alone is kept: keep it in UTC, and the zone's name beside it"
             elif len(text) > MAX_SNAPSHOT_CHARACTERS:
                 why = f"{len(text):,} characters, at most {MAX_SNAPSHOT_CHARACTERS:,} are kept"

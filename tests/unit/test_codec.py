@@ -8,12 +8,22 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from esazure import CorruptStreamError, DomainEvent, EventNotStorableError, UnknownEventTypeError
 from esazure.codec import EventCodec
@@ -373,3 +383,37 @@ def test_other_times_come_back_and_can_be_recorded_again(at: datetime) -> None:
     codec = EventCodec({"Timed": Timed})
     line = codec.encode("Thing.a", Timed(at=at, of_day=at.time(), anything=None))
     assert codec.encode("Thing.a", codec.decode("Thing.a", 1, line)) == line
+
+
+class Booked(DomainEvent):
+    at: datetime
+
+    @cached_property
+    def local(self) -> datetime:
+        return self.at.astimezone(PARIS)
+
+
+class Zoned(DomainEvent):
+    """Keeps the name of the zone in its JSON."""
+
+    at: Annotated[
+        datetime,
+        PlainSerializer(lambda at: f"{at.isoformat()} {at.tzinfo.key}"),
+        BeforeValidator(lambda at: _with_zone(at) if isinstance(at, str) else at),
+    ]
+
+
+def _with_zone(text: str) -> datetime:
+    at, zone = text.split()
+    return datetime.fromisoformat(at).astimezone(ZoneInfo(zone))
+
+
+def test_a_time_in_a_zone_that_is_not_stored_or_does_come_back_is_no_reason_to_refuse() -> None:
+    booked = Booked(at=datetime(2024, 7, 1, tzinfo=UTC))
+    assert booked.local.hour == 2
+    assert EventCodec({"Booked": Booked}).encode("Thing.a", booked) == 'Booked {"at":"2024-07-01T00:00:00Z"}'
+    codec = EventCodec({"Zoned": Zoned})
+    for at in (SUMMER, datetime(2024, 10, 27, 1, 30, tzinfo=UTC).astimezone(PARIS)):
+        assert codec.decode("Thing.a", 1, codec.encode("Thing.a", Zoned(at=at))).at.tzinfo is PARIS
+    fixed = datetime(2024, 7, 1, tzinfo=timezone(timedelta(hours=2)), fold=1)
+    assert EventCodec({"Booked": Booked}).encode("Thing.a", Booked(at=fixed))
