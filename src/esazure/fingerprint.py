@@ -130,7 +130,7 @@ def _spec_of(name: str) -> ModuleSpec | None:
 def _imported(name: str) -> dict[str, Any] | None:
     """What is in a module that was imported; None for an object that has taken its place and may do anything."""
     module = sys.modules.get(name)
-    return vars(module) if isinstance(module, ModuleType) else None
+    return vars(module) if issubclass(type(module), ModuleType) else None
 
 
 def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:

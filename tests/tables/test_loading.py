@@ -109,6 +109,18 @@ async def test_commits_of_many_rows_are_asked_for_by_rows(length: int, parts: in
     assert len(gateway.rows) <= 5_000 * (1 + parts) / PAGE * 1.3 + 3
 
 
+async def test_foreign_rows_however_many_are_a_damaged_stream() -> None:
+    class Crowded(LongStream):
+        async def query(self, partition: str, low: str, high: str, top: int | None = None) -> list[StoredRow]:
+            """The first commit is followed by very many rows of somebody else."""
+            assert top is not None
+            key = commit_key(STREAM, 1)
+            return [{**TEMPLATE, "RowKey": key}, *({"RowKey": f"{key}.1x{number}"} for number in range(5_000))][:top]
+
+    with pytest.raises(CorruptStreamError, match="not written by this library"):
+        await loaded(Crowded([1] * 1_500))
+
+
 async def test_a_damaged_number_of_rows_is_a_damaged_stream() -> None:
     row = {**TEMPLATE, "parts": -1, "s0": "tag of this"}
     gateway = FakeGateway(FakeTable())

@@ -46,7 +46,7 @@ async def load_commits(
     while first <= end:
         low, high = commits_range(stream, from_version=first, to_version=min(first + width - 1, end))
         rows = await gateway.query(partition, low, high, _MOST)
-        if len(rows) == _MOST:  # the oldest are missing, and those that came would not fit beside them
+        if len(rows) == _MOST and width > 1:  # the oldest are missing, and would not fit beside these
             width = max(1, width // _GROWTH)
             continue
         records = records_of(stream, rows)
