@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "a snapshot may have a time in a zone",
         "snapshots.py",
-        (("elif (zoned := zoned_times(state)) and zoned != zoned_times(self._read(text)):", "elif False:"),),
+        (("elif (zoned := zoned_times(state)) and zoned != zoned_times(read):", "elif False:"),),
         _SNAPSHOTS,
     ),
     Mutant("a snapshot may record", "snapshots.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
@@ -325,7 +325,7 @@ MUTANTS = (
     Mutant(
         "a snapshot is stored that gives another state",
         "snapshots.py",
-        (("not self._read(text) == state == copy.snapshot()", "False"),),
+        (("not read == state == copy.snapshot()", "False"),),
         _SNAPSHOTS,
     ),
     Mutant(

@@ -282,10 +282,10 @@ BUGS = (
         "            self._clock(),\n",
     ),
     Bug("copies of the past can be persisted", "repository", "if state.read_only:", "if False:"),
-    Bug("size counted in characters", "repository", "size, most = len(data), ", "size, most = len(record.payload), "),
+    Bug("size counted in characters", "limits", "size, most = len(data), ", "size, most = len(record.payload), "),
     Bug(
         "size on the wire not looked at",
-        "repository",
+        "limits",
         "if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:",
         "if False:",
     ),

@@ -23,7 +23,7 @@ from pydantic import VERSION, BaseModel
 
 from esazure.aggregate import AggregateRoot
 
-_FOREIGN = {*sys.stdlib_module_names, "__future__", "esazure", "pydantic", "pydantic_core", "typing_extensions"}
+_FOREIGN = {*sys.stdlib_module_names, "esazure", "pydantic", "pydantic_core", "typing_extensions"}
 _INSTALLED = {"site-packages", "dist-packages"}
 _STARTED = time()
 _known: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
@@ -86,12 +86,10 @@ def _modules(names: set[str]) -> dict[str, _Module | None]:
 
 def _is_of_the_application(name: str, packages: set[str]) -> bool:
     package = name.partition(".")[0]
-    if package in _FOREIGN:
+    if package in _FOREIGN or (spec := _spec_of(name)) is None:
         return False
-    spec = _spec_of(name)
-    if spec is None or package in packages:
-        return spec is not None
-    return spec.has_location and not _INSTALLED.intersection(Path(spec.origin or "").parts)
+    is_beside = spec.has_location and not _INSTALLED.intersection(Path(spec.origin or "").parts)
+    return package in packages or is_beside
 
 
 def _module(name: str) -> _Module | None:

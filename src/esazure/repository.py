@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -35,7 +34,6 @@ from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
     CommandHandledError,
-    CommitTooLargeError,
     ConcurrencyError,
     CorruptStreamError,
     EsAzureError,
@@ -45,23 +43,20 @@ from esazure.errors import (
 from esazure.events import Commit, CommitRecord, decode_metadata, decode_time
 from esazure.inline import InlineViewReader, inline_views
 from esazure.keys import (
-    MAX_COMMIT_BYTES,
-    MAX_DENSE_COMMIT_BYTES,
-    MAX_METADATA_CHARACTERS,
     MAX_VERSION,
     command_key,
     split_stream_name,
     stream_name,
 )
+from esazure.limits import check_limits
 from esazure.outbox import StreamOutbox
-from esazure.ports import ICommitStore, IEventsRepository, IOutbox, ViewRecord
+from esazure.ports import ICommitStore, IEventsRepository, IOutbox
 from esazure.snapshots import SnapshotCodec, snapshots_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 V = TypeVar("V", bound=BaseModel)
 
 _log = logging.getLogger("esazure.snapshots")
-_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def utc_now() -> datetime:
@@ -331,29 +326,3 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             decode_metadata(record),
             recorded,
         )
-
-
-def check_limits(record: CommitRecord, views: Sequence[ViewRecord] = ()) -> None:
-    """Refuse what some backend could not store, on every backend alike.
-
-    Raises:
-        CommitTooLargeError: over 3.5 MiB of payload and inline views (3.1 million bytes once compressed), 8,192
-            characters of metadata, or version 9,999,999,998.
-    """
-    texts = [record.payload, *(view.text for view in views)]
-    if sum(map(len, texts)) * _LONGEST_CHARACTER > MAX_DENSE_COMMIT_BYTES:
-        data = "".join(texts).encode()
-        size, most = len(data), MAX_COMMIT_BYTES
-        if MAX_DENSE_COMMIT_BYTES < size <= MAX_COMMIT_BYTES:
-            size, most = len(zlib.compress(data)), MAX_DENSE_COMMIT_BYTES
-        if size > most:
-            raise CommitTooLargeError(
-                f"{record.stream}: {record.count} events of {size:,} bytes in a commit, at most {most:,} fit: "
-                "persist more often, or keep large content outside and its reference in the event"
-            )
-    if len(record.metadata) > MAX_METADATA_CHARACTERS:
-        raise CommitTooLargeError(
-            f"{record.stream}: metadata of {len(record.metadata):,} characters, at most {MAX_METADATA_CHARACTERS:,} fit"
-        )
-    if record.last_version > MAX_VERSION:
-        raise CommitTooLargeError(f"{record.stream}: a stream ends at version {MAX_VERSION:,}")

@@ -98,11 +98,12 @@ class SnapshotCodec(Generic[A]):
             copy = self._class(aggregate.id)
             state_of(copy).stored_version = aggregate.version
             copy.restore(self._read(text))
-            if type(state) is not self._model or not self._read(text) == state == copy.snapshot():
+            read = self._read(text)  # once more, because the copy may work on the other
+            if copy.pending:
+                why = "restore must not record"
+            elif type(state) is not self._model or not read == state == copy.snapshot():
                 why = "what is restored from it is another state"
-            elif copy.pending:
-                why = "neither snapshot nor restore must record"
-            elif (zoned := zoned_times(state)) and zoned != zoned_times(self._read(text)):
+            elif (zoned := zoned_times(state)) and zoned != zoned_times(read):
                 why = "of a time in a zone the offset alone is kept: keep it in UTC, and the zone's name beside it"
             elif len(text) > MAX_SNAPSHOT_CHARACTERS:
                 why = f"{len(text):,} characters, at most {MAX_SNAPSHOT_CHARACTERS:,} are kept"

@@ -14,8 +14,8 @@ from tests.tables.test_rows import NOISE, entity_size
 
 from esazure import CommitTooLargeError
 from esazure.keys import MAX_COMMIT_BYTES, MAX_DENSE_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_STREAM_NAME
+from esazure.limits import check_limits
 from esazure.ports import ViewRecord
-from esazure.repository import check_limits
 from esazure.tables import TableStore
 from esazure.tables.columns import MAX_ROWS, text_of, text_rows
 from esazure.tables.insertion import insertion

@@ -456,6 +456,19 @@ def test_nothing_is_imported_to_find_it() -> None:
     assert "shop.web" not in sys.modules
 
 
+def test_a_package_that_was_given_more_folders_is_searched_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "further_on.py").write_text("")
+    monkeypatch.setattr(fingerprint, "_STARTED", 1e12)
+    till()
+    assert fingerprint._spec_of("shop.further_on") is None
+    sys.modules["shop"].__path__.append(str(tmp_path))
+    spec = fingerprint._spec_of("shop.further_on")
+    assert spec is not None
+    assert spec.origin == str(tmp_path / "further_on.py")
+
+
 def test_a_class_keeps_it_and_another_class_of_the_same_name_has_its_own() -> None:
     first = till()
     before = SnapshotCodec(first).tag

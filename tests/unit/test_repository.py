@@ -22,8 +22,9 @@ from esazure import (
     UnusableAggregateError,
 )
 from esazure.keys import MAX_VERSION
+from esazure.limits import check_limits
 from esazure.memory import InMemoryEventsRepository, InMemoryStore
-from esazure.repository import check_limits, decode_metadata
+from esazure.repository import decode_metadata
 from esazure.testing import ManualClock
 from esazure.testing._counter import Counter, Gauge, commit_of, counter_with
 

@@ -9,9 +9,9 @@ from itertools import groupby
 
 from esazure.documents import Document, DocumentPage, decode_token, encode_token
 from esazure.errors import StoreUnavailableError
-from esazure.tables.columns import MAX_ROWS, DamagedTextError, Row, StoredRow, are_whole, parts_of, tag_of
+from esazure.tables.columns import MAX_ROWS, DamagedTextError, StoredRow, are_whole, parts_of, tag_of
 from esazure.tables.document_rows import Place, damaged, document_of, key_of, ranges_behind
-from esazure.tables.gateway import PAGE, ITableGateway, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.gateway import PAGE, ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.pauses import FIRST_PAUSE, rest
 from esazure.tables.reading import read_text_rows
 
@@ -63,8 +63,11 @@ async def _erase(gateway: ITableGateway, collection: str, rows: Sequence[StoredR
                 wait: float | None = None
                 try:
                     # Under their tags, so that no copy that arrives late deletes what was written afterwards.
-                    keys: list[Row] = [{"PartitionKey": partition, "RowKey": str(row["RowKey"])} for row in rows]
-                    await gateway.submit([("delete", key, tag_of(row)) for key, row in zip(keys, rows, strict=True)])
+                    deletions: list[Operation] = [
+                        ("delete", {"PartitionKey": partition, "RowKey": str(row["RowKey"])}, tag_of(row))
+                        for row in rows
+                    ]
+                    await gateway.submit(deletions)
                 except OutcomeUnknownError as unknown:
                     wait = unknown.retry_after
                 except (RowExistsError, RowMissingError):
