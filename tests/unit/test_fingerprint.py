@@ -463,7 +463,7 @@ def test_a_package_that_was_given_more_folders_is_searched_in_them(
     monkeypatch.setattr(fingerprint, "_STARTED", 1e12)
     till()
     assert fingerprint._spec_of("shop.further_on") is None
-    sys.modules["shop"].__path__.append(str(tmp_path))
+    sys.modules["shop"].__path__ = [str(tmp_path)]  # as `pkgutil.extend_path` does
     spec = fingerprint._spec_of("shop.further_on")
     assert spec is not None
     assert spec.origin == str(tmp_path / "further_on.py")
