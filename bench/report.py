@@ -103,8 +103,12 @@ def _verdict(met: bool | None) -> str:  # noqa: FBT001 - not a switch
 
 
 _LEFT, _WIDTH, _ROW, _LEAST, _MOST = 230, 430, 17, 0.3, 40.0
-_COLOURS = {"esazure": "#2563eb"}
-_OTHER = "#9ca3af"
+_STYLE = (  # a picture in a page follows the page: light or dark
+    "<style>:root{color-scheme:light dark;--ink:#1f2937;--soft:#6b7280;--grid:#e5e7eb;--own:#2563eb;--other:#9ca3af}"
+    "@media (prefers-color-scheme:dark){:root{--ink:#e5e7eb;--soft:#9ca3af;--grid:#374151;--own:#60a5fa;"
+    "--other:#6b7280}}text{fill:var(--ink)}.tick{fill:var(--soft)}.title{font-weight:bold}rect{fill:var(--other)}"
+    ".own{fill:var(--own)}line{stroke:var(--grid)}</style>"
+)
 
 
 def svg(races: list[tuple[str, Race]]) -> str:
@@ -118,28 +122,24 @@ def svg(races: list[tuple[str, Race]]) -> str:
     top = 24.0
     for title, race in races:
         milliseconds = race.typical("esazure").cpu * 1e3
-        out.append(
-            f'<text x="8" y="{top + 12}" font-weight="bold">{escape(title)}: esazure {milliseconds:.3g} ms</text>'
-        )
+        out.append(f'<text x="8" y="{top + 12}" class="title">{escape(title)}: esazure {milliseconds:.3g} ms</text>')
         top += _ROW + 2
         for name in sorted(race.taken, key=lambda name: race.ratio(name, "esazure")):
             ratio = race.ratio(name, "esazure")
-            colour = _COLOURS.get(name, _OTHER)
+            own = ' class="own"' if name == "esazure" else ""
             out.append(f'<text x="{_LEFT - 8}" y="{top + 11}" text-anchor="end">{escape(name)}</text>')
-            out.append(f'<rect x="{_LEFT}" y="{top}" width="{place(ratio) - _LEFT:.1f}" height="13" fill="{colour}"/>')
+            out.append(f'<rect x="{_LEFT}" y="{top}" width="{place(ratio) - _LEFT:.1f}" height="13"{own}/>')
             out.append(f'<text x="{place(ratio) + 5:.1f}" y="{top + 11}">{ratio:.2g}</text>')
             top += _ROW
         top += 9
     lines = [
-        f'<line x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="18" y2="{top}" stroke="#e5e7eb"/>'
-        f'<text x="{place(tick):.1f}" y="13" text-anchor="middle" fill="#6b7280">{tick:g}</text>'
+        f'<line x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="18" y2="{top}"/>'
+        f'<text x="{place(tick):.1f}" y="13" text-anchor="middle" class="tick">{tick:g}</text>'
         for tick in (0.5, 1, 2, 5, 10, 20)
     ]
     width = _LEFT + _WIDTH + 60
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top:.0f}" font-family="sans-serif"'
         ' font-size="12">'
-        f'<title>CPU of the client process, esazure is 1</title><rect width="100%" height="100%" fill="white"/>\n'
-        + "\n".join(lines + out)
-        + "\n</svg>\n"
+        f"<title>CPU of the client process, esazure is 1</title>{_STYLE}\n" + "\n".join(lines + out) + "\n</svg>\n"
     )

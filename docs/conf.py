@@ -1,4 +1,4 @@
-"""Sphinx: the pages are Markdown, the API page is made from the docstrings."""
+"""Sphinx: the pages are Markdown, the API pages are made from the docstrings."""
 
 import builtins
 from typing import Any
@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 
 project = "esazure"
 copyright = "the esazure authors"  # noqa: A001 - Sphinx wants this name
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings use single backticks
 
@@ -16,6 +16,11 @@ html_theme = "furo"
 html_title = "esazure"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 myst_heading_anchors = 3
 
