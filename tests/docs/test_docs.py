@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_no_block_escapes_by_a_typing_error(page: Path) -> None:
     comments = re.findall(r"^<!--.*$", page.read_text(), re.MULTILINE)
     understood = [match[0] for fence in fences for match in _COMMENT.finditer(fence["comments"])]
     assert comments == understood
+
+
+def test_a_package_index_gets_whole_addresses_for_the_links_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    [substitution] = settings["fancy-pypi-readme"]["substitutions"]
+    shown, replaced = re.subn(substitution["pattern"], substitution["replacement"], readme)
+    assert replaced == len(_LINK.findall(_without_code(ROOT / "README.md"))) > 0
+    assert _LINK.findall(_FENCE.sub("", shown)) == []
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:
