@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import re
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 from azure.core.credentials import AccessToken, AzureNamedKeyCredential, AzureSasCredential
-from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import AsyncHttpResponse, AsyncHttpTransport, HttpRequest
 from azure.core.settings import settings
 from azure.data.tables import AccountSasPermissions, ResourceTypes, generate_account_sas
@@ -24,11 +25,30 @@ from tests.support.raw_server import RawServer, Request, http
 import esazure.tables.pipeline as tables_pipeline
 from esazure import StoreError, StoreUnavailableError
 from esazure.tables import TableStore
-from esazure.tables.pipeline import OPTIONS, Pipeline, Reply, proxies_for
+from esazure.tables.gateway import Operation
+from esazure.tables.pipeline import OPTIONS, Pipeline, Reply, proxy_for
 from esazure.testing.conformance import Counter
 
 KEY = AzureNamedKeyCredential("someone", "c2VjcmV0LWtleQ==")
 QUICK = {**OPTIONS, "retry_backoff_factor": 0.001}
+
+
+@pytest.fixture
+def tracing() -> Iterator[type[FakeSpan]]:
+    FakeSpan.made.clear()
+    settings.tracing_implementation.set_value(FakeSpan)
+    yield FakeSpan
+    settings.tracing_implementation.unset_value()
+
+
+def assert_nowhere(secret: str, error: BaseException) -> None:
+    """Neither in the traceback, nor in an exception that Python would not show."""
+    assert secret not in "".join(traceback.format_exception(error))
+    chain: list[BaseException] = [error]
+    for each in chain:
+        assert secret not in f"{each!r} {each} {vars(each)}"
+        more = (each.__cause__, each.__context__, getattr(each, "inner_exception", None))
+        chain += [other for other in more if isinstance(other, BaseException) and other not in chain]
 
 
 async def fine(_: Request) -> bytes:
@@ -272,6 +292,130 @@ class FakeTransport(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
         return Response()
 
 
+class NoToken(FakeToken):
+    """A credential that fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        raise self.error
+
+
+def caused_by(cause: Exception) -> ClientAuthenticationError:
+    error = ClientAuthenticationError("no token: http://user:secret@proxy")
+    error.__cause__ = cause
+    return error
+
+
+def with_status(status: int) -> ClientAuthenticationError:
+    error = ClientAuthenticationError("no token: http://user:secret@proxy")
+    error.status_code = status
+    return error
+
+
+class CredentialUnavailableError(ClientAuthenticationError):
+    """By the name azure-identity gives it."""
+
+
+AWAY = [
+    TimeoutError(),
+    ConnectionRefusedError(111, "refused"),
+    ServiceRequestError("no route"),
+    ServiceResponseError("cut off"),
+    CredentialUnavailableError("nobody answers"),
+    caused_by(ServiceRequestError("no route")),
+    caused_by(TimeoutError()),
+    caused_by(with_status(503)),
+    with_status(500),
+    with_status(429),
+]
+REFUSED = [
+    ClientAuthenticationError("no"),
+    with_status(400),
+    with_status(401),
+    caused_by(with_status(401)),
+    FileNotFoundError(2, "no such file", "/var/run/token"),
+    ValueError("nonsense"),
+]
+
+
+class TestNoToken:
+    @pytest.mark.parametrize("write", [False, True])
+    @pytest.mark.parametrize(("error", "away"), [*((one, True) for one in AWAY), *((one, False) for one in REFUSED)])
+    async def test_an_issuer_that_is_away_is_told_from_one_that_refuses(
+        self, error: Exception, *, away: bool, write: bool
+    ) -> None:
+        store = TableStore("https://someone.table.core.windows.net", credential=NoToken(error), deadline=30)
+        gateway = store._gateway
+        await gateway.open()
+        creation: Operation = ("create", {"PartitionKey": "00", "RowKey": "e"})
+        with pytest.raises(StoreError) as caught:
+            await (gateway.submit([creation]) if write else gateway.query("00", "a", "b"))
+        await gateway.close()
+        assert isinstance(caught.value, StoreUnavailableError) is away
+        assert ("check the credential" in str(caught.value)) is not away
+        assert ("try again later" in str(caught.value)) is away
+        assert_nowhere("secret", caught.value)
+
+    async def test_one_that_never_answers_is_not_waited_for_beyond_the_deadline(self) -> None:
+        class Silent(FakeToken):
+            async def get_token(self, *scopes: str, **_: object) -> AccessToken:
+                await asyncio.sleep(3600)
+                raise AssertionError
+
+        store = TableStore("https://someone.table.core.windows.net", credential=Silent(), deadline=0.2)
+        with pytest.raises(StoreUnavailableError):
+            async with asyncio.timeout(60):
+                await store.__aenter__()
+
+
+class TestClock:
+    @pytest.fixture
+    async def logged(self, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+        caplog.set_level(logging.WARNING, "esazure.tables")
+        return caplog
+
+    @pytest.mark.parametrize(("ahead", "said"), [(3600, "behind"), (-3600, "ahead of"), (0, None), (50, None)])
+    async def test_one_that_is_off_by_minutes_is_said_once(
+        self, ahead: int, said: str | None, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tables_pipeline, "_LOOK", 0.0)
+
+        async def answer(_: Request) -> bytes:
+            return http(200, b'{"value":[]}', Date=formatdate(time.time() + ahead, usegmt=True))
+
+        async with RawServer(answer, keep=True) as server:
+            pipeline = Pipeline(f"http://127.0.0.1:{server.port}/someone", KEY)
+            for _ in range(5):
+                await pipeline.get(f"http://127.0.0.1:{server.port}/someone/a()", {})
+            await pipeline.close()
+        if said is None:
+            assert not logged.records
+        else:
+            (record,) = logged.records
+            assert re.search(rf"clock is off by 3(599|600|601) s, {said} the service's", record.getMessage())
+
+    @pytest.mark.parametrize("date", ["", "nonsense", "Mon, 99 Nov 2026 10:47:03 GMT"])
+    async def test_a_date_that_is_none_says_nothing(self, date: str, logged: pytest.LogCaptureFixture) -> None:
+        async def answer(_: Request) -> bytes:
+            return http(200, b'{"value":[]}', Date=date)
+
+        async with RawServer(answer) as server:
+            assert (await get(server)).status == 200
+        assert not logged.records
+
+    @pytest.mark.parametrize(("ahead", "words"), [(3600, "clock is off by"), (0, "check the account")])
+    async def test_a_refusal_says_whether_the_clock_is_to_blame(self, ahead: int, words: str) -> None:
+        async def refuse(_: Request) -> bytes:
+            return http(403, Date=formatdate(time.time() + ahead, usegmt=True))
+
+        async with RawServer(refuse) as server:
+            with pytest.raises(StoreError, match=words):
+                await TableStore.from_connection_string(server.connection_string).__aenter__()
+
+
 class TestToken:
     async def test_it_is_asked_for_the_storage_of_azure_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tables_pipeline, "AioHttpTransport", FakeTransport)
@@ -383,13 +527,82 @@ class TestProxies:
             monkeypatch.delenv(name, raising=False)
             monkeypatch.delenv(name.lower(), raising=False)
 
-    def test_they_are_what_the_environment_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert proxies_for("https://a.table.core.windows.net") == {}
-        monkeypatch.setenv("HTTPS_PROXY", "http://proxy:8080")
-        monkeypatch.setenv("ALL_PROXY", "socks5://proxy:1080")
-        assert proxies_for("https://a.table.core.windows.net") == {"https": "http://proxy:8080"}
-        monkeypatch.setenv("NO_PROXY", ".core.windows.net")
-        assert proxies_for("https://a.table.core.windows.net") == {}
+    @pytest.mark.parametrize(
+        ("environment", "endpoint", "proxy"),
+        [
+            ({}, "https://a.example.com", None),
+            ({"HTTPS_PROXY": "http://p:1"}, "https://a.example.com", "http://p:1"),
+            ({"https_proxy": "http://p:1"}, "https://a.example.com", "http://p:1"),
+            ({"HTTP_PROXY": "http://p:1"}, "https://a.example.com", None),
+            ({"HTTPS_PROXY": "http://p:1"}, "http://a.example.com", None),
+            ({"HTTP_PROXY": "http://p:1", "HTTPS_PROXY": "http://p:2"}, "http://a.example.com", "http://p:1"),
+            ({"HTTP_PROXY": "http://p:1", "HTTPS_PROXY": "http://p:2"}, "https://a.example.com", "http://p:2"),
+            ({"ALL_PROXY": "http://p:1"}, "https://a.example.com", "http://p:1"),
+            ({"ALL_PROXY": "socks5://p:1", "HTTPS_PROXY": "http://p:2"}, "https://a.example.com", "http://p:2"),
+        ],
+    )
+    def test_the_proxy_is_that_of_the_endpoints_scheme(
+        self, environment: dict[str, str], endpoint: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert proxy_for(endpoint) == proxy
+
+    @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+    @pytest.mark.parametrize(
+        ("exceptions", "endpoint", "used"),
+        [
+            ("a.example.com", "https://a.example.com", False),
+            (".example.com", "https://a.example.com", False),
+            ("example.com", "https://a.example.com", False),
+            ("other.com, example.com", "https://a.example.com", False),
+            ("example.com", "https://badexample.com", True),
+            ("a.example.com:443", "https://a.example.com", False),
+            ("a.example.com:444", "https://a.example.com", True),
+            ("a.example.com:444", "https://a.example.com:444/x", False),
+            ("*", "https://a.example.com", False),
+            ("10.0.0.0/8", "https://10.1.2.3", False),
+            ("10.0.0.0/8", "https://11.1.2.3", True),
+            ("10.0.0.0/8", "https://a.example.com", True),
+            ("10.1.2.3", "https://10.1.2.3:10002/x", False),
+            ("::1", "https://[::1]:10002/x", False),
+            ("fd00::/8", "https://[fd00::1]:10002/x", False),
+            ("", "https://a.example.com", True),
+        ],
+    )
+    def test_hosts_domains_and_networks_are_exceptions(
+        self, name: str, exceptions: str, endpoint: str, monkeypatch: pytest.MonkeyPatch, *, used: bool
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+        monkeypatch.setenv(name, exceptions)
+        assert (proxy_for(endpoint) is not None) is used
+
+    @pytest.mark.parametrize("scheme", ["http", "socks5", "nonsense"])
+    @pytest.mark.parametrize("write", [False, True])
+    async def test_no_error_log_or_span_shows_the_password_of_a_proxy(
+        self,
+        scheme: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        tracing: type[FakeSpan],
+        *,
+        write: bool,
+    ) -> None:
+        async def who_are_you(_: Request) -> bytes:
+            return http(407)
+
+        caplog.set_level(logging.DEBUG)
+        async with RawServer(who_are_you) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user:proxy%2Fsecret@127.0.0.1:{proxy.port}")
+            pipeline = Pipeline("https://127.0.0.1:1/a", AzureSasCredential("sv=1&sig=secret"), QUICK)
+            url = "https://127.0.0.1:1/a/b"
+            with pytest.raises(AzureError) as caught:
+                await (pipeline.post(url, {}, b"x") if write else pipeline.get(url, {}))
+            await pipeline.close()
+        assert_nowhere("secret", caught.value)
+        assert "secret" not in caplog.text
+        assert tracing.made
+        assert "secret" not in "".join(str(vars(span)) for span in tracing.made)
 
     async def test_requests_go_through_the_proxy_with_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with RawServer(fine, keep=True) as proxy:
@@ -440,12 +653,17 @@ class FakeSpan:
         self.attributes[name] = value
 
     def set_http_attributes(self, request: Any, response: Any = None) -> None:
-        self.attributes["status"] = response.status_code
+        self.attributes["url"] = request.url  # as it is: azure-core before 1.40 hides nothing of it
+        self.attributes["status"] = None if response is None else response.status_code
 
     def start(self) -> None: ...  # azure-core before 1.33
 
     def finish(self) -> None:
         self.ended = True
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.ended = True
+        self.attributes["error"] = "".join(traceback.format_exception(error))  # as OpenTelemetry records it
 
 
 class _Nothing:
@@ -455,13 +673,6 @@ class _Nothing:
 
 
 class TestWhatIsTold:
-    @pytest.fixture
-    def tracing(self) -> Iterator[type[FakeSpan]]:
-        FakeSpan.made.clear()
-        settings.tracing_implementation.set_value(FakeSpan)
-        yield FakeSpan
-        settings.tracing_implementation.unset_value()
-
     async def test_each_attempt_is_traced(self, tracing: type[FakeSpan]) -> None:
         async with RawServer(busy) as server:
             await get(server, AzureSasCredential("sv=1&sig=secret"))
@@ -469,6 +680,17 @@ class TestWhatIsTold:
         assert len(tracing.made) == 5
         assert all(span.ended and span.attributes["status"] == 503 for span in tracing.made)
         assert all(request.headers["traceparent"] == "00-1-2-01" for request in server.seen)
+        assert "secret" not in str([span.attributes for span in tracing.made])
+
+    async def test_what_fails_is_traced_without_a_signature(self, tracing: type[FakeSpan]) -> None:
+        async def nonsense(_: Request) -> bytes:
+            return b"nonsense\r\n\r\n"
+
+        async with RawServer(nonsense) as server:
+            with pytest.raises(AzureError):
+                await get(server, AzureSasCredential("sv=1&sig=secret"))
+        assert len(tracing.made) == 4
+        assert all(span.ended and span.attributes["error"] for span in tracing.made)
         assert "secret" not in str([span.attributes for span in tracing.made])
 
     async def test_the_log_has_the_requests_without_keys_rows_and_signatures(

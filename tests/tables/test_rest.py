@@ -21,6 +21,7 @@ from tests.support.secrets import MARKER
 from tests.tables.test_multipart import KIND, PIECES, REFUSED, REMOVED, STORED, TAG, reply
 
 from esazure import StoreError, StoreUnavailableError
+from esazure.tables import TableStore
 from esazure.tables.columns import Row, tag_of, time_of
 from esazure.tables.gateway import (
     Operation,
@@ -29,6 +30,7 @@ from esazure.tables.gateway import (
     RowMissingError,
     TableMissingError,
 )
+from esazure.tables.layout import Layout
 from esazure.tables.pipeline import OPTIONS
 from esazure.tables.rest import TableGateway
 
@@ -459,3 +461,96 @@ class TestOnAzurite:
         await gateway.create_table()
         await gateway.create_table()
         assert await gateway.query("00", "a", "b") == []
+
+
+class TestCreatingTheTable:
+    async def test_it_is_asked_for_by_its_name_and_signed(self) -> None:
+        async with RawServer(answering(http(204))) as server, gateway_to(server) as gateway:
+            await gateway.create_table()
+        (request,) = server.seen
+        assert request.line == "POST /someone/Tables HTTP/1.1"
+        assert request.body == b'{"TableName": "events"}'
+        assert request.headers["authorization"].startswith("SharedKey someone:")
+
+    async def test_one_that_is_there_already_is_fine(self) -> None:
+        async with (
+            RawServer(answering(http(409, error("TableAlreadyExists")))) as server,
+            gateway_to(server) as gateway,
+        ):
+            await gateway.create_table()
+
+    @pytest.mark.parametrize(
+        ("status", "code", "words", "unavailable"),
+        [
+            (409, "TableBeingDeleted", "is being deleted", True),
+            (403, "AuthorizationPermissionMismatch", "its roles", False),
+            (400, "InvalidResourceName", "should accept", False),
+            (503, "ServerBusy", "did not answer", True),
+        ],
+    )
+    async def test_a_refusal_says_why(self, status: int, code: str, words: str, *, unavailable: bool) -> None:
+        async with RawServer(answering(http(status, error(code)))) as server, gateway_to(server) as gateway:
+            with pytest.raises(StoreError, match=words) as caught:
+                await gateway.create_table()
+        assert isinstance(caught.value, StoreUnavailableError) is unavailable
+
+
+async def to_the_hour(_: Request) -> bytes:
+    return http(503, retry_after="3600")
+
+
+async def no_answer(_: Request) -> bytes:
+    await asyncio.sleep(3600)
+    return b""
+
+
+async def no_table_and_to_the_hour(request: Request) -> bytes:
+    if request.line.split()[1].endswith("/Tables"):
+        return await to_the_hour(request)
+    return refusal(404, "TableNotFound") if "$batch" in request.line else http(404, error("TableNotFound"))
+
+
+@pytest.mark.parametrize("answer", [to_the_hour, no_answer, no_table_and_to_the_hour])
+async def test_opening_keeps_its_deadline_whatever_the_service_asks_for(answer: Answer) -> None:
+    async with RawServer(answer, keep=True) as server, asyncio.timeout(60):
+        with pytest.raises(StoreUnavailableError):
+            await TableStore.from_connection_string(server.connection_string, deadline=0.3).__aenter__()
+    if answer is no_table_and_to_the_hour:
+        assert server.seen[-1].line.startswith("POST /someone/Tables ")
+
+
+async def test_opening_takes_one_deadline_and_not_one_for_each_request() -> None:
+    async def slowly(request: Request) -> bytes:
+        await asyncio.sleep(0.4)
+        return await no_table_and_to_the_hour(request)
+
+    async with RawServer(slowly, keep=True) as server, asyncio.timeout(60):
+        with pytest.raises(StoreUnavailableError, match=r"not opened within 0\.7 s"):
+            await TableStore.from_connection_string(server.connection_string, deadline=0.7).__aenter__()
+    assert len(server.seen) == 2
+
+
+CALLS: dict[str, Callable[[TableStore], Any]] = {
+    "read": lambda store: store.read("Counter.a"),
+    "load": lambda store: anext(store.load("Counter.a")),
+    "find_command": lambda store: store.find_command("Counter.a", "c"),
+    "forbid": lambda store: store.find_command("Counter.a", "c", forbid=True),
+    "read_view": lambda store: store.read_view("Counter.a", "card"),
+    "unpublished": lambda store: store.unpublished("Counter.a", before_version=3),
+    "sweep": lambda store: store.sweep("00"),
+    "scan": lambda store: anext(aiter(store.scan("00", "Counter"))),
+    "read_document": lambda store: store.read_document("c", "k"),
+    "write_document": lambda store: store.write_document("c", "k", "x", seen=None),
+    "list_documents": lambda store: store.list_documents("c"),
+    "clear_documents": lambda store: store.clear_documents("c"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_no_call_waits_for_as_long_as_the_service_asks(call: str) -> None:
+    async with RawServer(to_the_hour) as server, asyncio.timeout(60):
+        store = TableStore.from_connection_string(server.connection_string, deadline=0.3)
+        store._opened = Layout(uuid4(), 64)
+        with pytest.raises(StoreUnavailableError):
+            await CALLS[call](store)
+        await store.__aexit__()

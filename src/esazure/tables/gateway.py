@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import TableErrorCode
 
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables.columns import Row, StoredRow
+from esazure.tables.pipeline import SKEW, NotSentError, off_by
 
 Operation = tuple[Literal["create", "upsert", "delete"], Row] | tuple[Literal["replace", "delete"], Row, str]
 """What to do with a row: `create` it, if it is not there; `upsert`, put it there whatever was there; `replace` it,
@@ -119,7 +120,7 @@ class TableMissingError(StoreError):
 def meaning_for_a_write(error: Exception) -> Exception:
     """Only an answer from the service itself that blames the request says: not applied, and never will be."""
     status = getattr(error, "status_code", None)
-    if _never_sent(error):
+    if isinstance(error, NotSentError):
         return meaning(error)
     if not isinstance(error, HttpResponseError) or status is None or not _is_refusal(status):
         return OutcomeUnknownError(_retry_after(error))
@@ -135,8 +136,8 @@ def meaning(error: Exception) -> StoreError:
     """For a read, or a write that was definitely refused."""
     status = getattr(error, "status_code", None)
     code = code_of(error)
-    if _never_sent(error):
-        return StoreError(f"no token or signature could be made ({_short(error)}): check the credential")
+    if isinstance(error, NotSentError):
+        return _meaning_of_no_token(error)
     if code == TableErrorCode.TABLE_NOT_FOUND or (code is None and isinstance(error, ResourceNotFoundError)):
         return TableMissingError("the table does not exist: create it in the deployment, or check its name")
     if code == TableErrorCode.TABLE_BEING_DELETED:
@@ -144,13 +145,18 @@ def meaning(error: Exception) -> StoreError:
     if not isinstance(error, HttpResponseError) or status is None or not _is_refusal(status):
         return StoreUnavailableError(f"Table Storage did not answer ({_short(error)}): try again later")
     if status in (_UNAUTHORIZED, _FORBIDDEN):
-        return StoreError(f"Table Storage refused ({_short(error)}): check the account, the credential and its roles")
+        skew: float = getattr(error, "skew", 0.0)
+        what = "check the account, the credential and its roles"
+        return StoreError(
+            f"Table Storage refused ({_short(error)}): {what if abs(skew) <= SKEW else off_by(skew) + ', correct it'}"
+        )
     return StoreError(f"Table Storage refused a request it should accept ({_short(error)}): is the endpoint right?")
 
 
-def _never_sent(error: Exception) -> bool:
-    """Whether the credential failed before anything left this process."""
-    return isinstance(error, ClientAuthenticationError) and error.status_code is None
+def _meaning_of_no_token(error: NotSentError) -> StoreError:
+    if error.away:
+        return StoreUnavailableError(f"no token could be had, {error}: what issues them is away, try again later")
+    return StoreError(f"no token or signature could be made, {error}: check the credential")
 
 
 def _is_refusal(status: int) -> bool:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+import logging
 import random
 import time
 import zlib
 from collections.abc import Mapping
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
+from errno import errorcode
+from ipaddress import ip_address, ip_network
 from itertools import count
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,13 +25,12 @@ from uuid import uuid4
 from azure.core import AsyncPipelineClient
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError, ClientAuthenticationError, IncompleteReadError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, IncompleteReadError, ServiceRequestError
 from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import (
     AsyncBearerTokenCredentialPolicy,
     AsyncHTTPPolicy,
     AsyncRetryPolicy,
-    AzureSasCredentialPolicy,
     DistributedTracingPolicy,
     HttpLoggingPolicy,
     ProxyPolicy,
@@ -36,6 +38,8 @@ from azure.core.pipeline.policies import (
     UserAgentPolicy,
 )
 from azure.core.pipeline.transport import AioHttpTransport, AsyncHttpResponse, HttpRequest
+
+from esazure.tokens import is_away
 
 _Client = AsyncPipelineClient[HttpRequest, AsyncHttpResponse]
 _Policy = AsyncHTTPPolicy[Any, Any] | SansIOHTTPPolicy[Any, Any]
@@ -52,6 +56,22 @@ OPTIONS: Mapping[str, Any] = {
     "read_timeout": 20,
 }
 """Seconds and repeats, by azure-core's names; with its own it would wait for minutes. Only reads are repeated."""
+
+
+SKEW = 60.0
+"""Seconds a clock may be off before it is said; the service refuses signatures from 15 minutes on."""
+
+_LOOK = 60.0  # seconds between two looks at the service's clock: a date is read slowly
+_log = logging.getLogger("esazure.tables")
+
+
+class NotSentError(ClientAuthenticationError):
+    """No token or signature could be made, so nothing was sent."""
+
+    def __init__(self, message: str, *, away: bool = False) -> None:
+        super().__init__(message)
+        self.away = away
+        """Whether the issuer of tokens did not answer, and may do so later."""
 
 
 class Reply(NamedTuple):
@@ -83,6 +103,8 @@ class Pipeline:
         }
         self._name = uuid4().hex
         self._number = count(1)
+        self._next_look = 0.0
+        self._clock_is_right = True
 
     async def open(self) -> None:
         """Get ready."""
@@ -98,16 +120,34 @@ class Pipeline:
         Raises:
             AzureError, OSError: no answer, the last time too.
         """
-        return await _answer(self._reads, HttpRequest("GET", url, self._with(headers)))
+        return await self._answer(self._reads, HttpRequest("GET", url, self._with(headers)))
 
-    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> Reply:
-        """Write; sent once.
+    async def post(self, url: str, headers: Mapping[str, str], content: bytes, *, repeat: bool = False) -> Reply:
+        """Write; sent once, unless it is harmless to `repeat` it.
 
         Raises:
             AzureError, OSError: no answer.
-            ClientAuthenticationError: without a status, nothing was sent.
+            NotSentError: nothing was sent.
         """
-        return await _answer(self._writes, HttpRequest("POST", url, self._with(headers), data=content))
+        client = self._reads if repeat else self._writes
+        return await self._answer(client, HttpRequest("POST", url, self._with(headers), data=content))
+
+    async def _answer(self, client: _Client, request: HttpRequest) -> Reply:
+        response = await client.send_request(request)
+        try:
+            reply = Reply(response.status_code, response.headers, response.body())
+        except zlib.error as error:
+            raise IncompleteReadError("the answer is damaged") from error
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK
+            self._look_at_the_clock(skew_of(reply.headers))
+        return reply
+
+    def _look_at_the_clock(self, skew: float) -> None:
+        """Warn once, and once more when it was right in between."""
+        was_right, self._clock_is_right = self._clock_is_right, abs(skew) <= SKEW
+        if was_right and not self._clock_is_right:
+            _log.warning("%s: correct it, before requests are refused", off_by(skew))
 
     def _with(self, headers: Mapping[str, str]) -> dict[str, str]:
         # For whoever looks for a request in the service's logs. A name and a number, because a UUID for each request
@@ -115,40 +155,105 @@ class Pipeline:
         return {**self._headers, **headers, "x-ms-client-request-id": f"{self._name}-{next(self._number)}"}
 
 
-async def _answer(client: _Client, request: HttpRequest) -> Reply:
+def skew_of(headers: Mapping[str, str]) -> float:
+    """Seconds by which the service's clock is ahead of this machine's; 0 when it did not say."""
     try:
-        response = await client.send_request(request)
-        return Reply(response.status_code, response.headers, response.body())
-    except zlib.error as error:
-        raise IncompleteReadError("the answer is damaged") from error
-    except AzureError as error:
-        if "?" not in str(error):
-            raise
-        # aiohttp quotes the address in some of its messages, and in it may be a SAS.
-        raise type(error)(f"no answer ({type(error.inner_exception).__name__})") from None
+        return parsedate_to_datetime(headers.get("Date", "")).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
-def proxies_for(endpoint: str) -> dict[str, str]:
-    """The proxies the environment asks for on the way to an endpoint, as they are now."""
-    if proxy_bypass(urlsplit(endpoint).hostname or ""):
-        return {}
-    return {scheme: proxy for scheme, proxy in getproxies().items() if scheme in ("http", "https")}
+def off_by(skew: float) -> str:
+    """The words for a clock that is off."""
+    return f"this machine's clock is off by {abs(skew):.0f} s, {'behind' if skew > 0 else 'ahead of'} the service's"
+
+
+def proxy_for(endpoint: str) -> str | None:
+    """The proxy the environment asks for on the way to an endpoint, as it is now.
+
+    That of the endpoint's own scheme (`HTTPS_PROXY` for https://), else `ALL_PROXY`, as curl does; unless `NO_PROXY`
+    names the host, a domain it is in, its address or network, each with or without a port.
+    """
+    parts = urlsplit(endpoint)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    host = parts.hostname or ""
+    place = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    if (
+        not proxy
+        or proxy_bypass(place)
+        or any(_covers(name.strip(), host) for name in proxies.get("no", "").split(","))
+    ):
+        return None
+    return proxy
+
+
+def _covers(network: str, host: str) -> bool:
+    """Whether an entry of NO_PROXY is an address or a network that an address is in; names are looked at elsewhere."""
+    try:
+        return ip_address(host) in ip_network(network.strip("[]"), strict=False)
+    except ValueError:
+        return False
 
 
 def _policies(endpoint: str, credential: Credential, retries: _Retries | None) -> list[_Policy]:
     """What a request passes on its way; after the retries what each attempt passes."""
-    proxies = proxies_for(endpoint)
-    policies: list[_Policy] = [ProxyPolicy(proxies)] if proxies else []
-    if isinstance(credential, AzureSasCredential):
-        policies.append(AzureSasCredentialPolicy(credential))
+    proxy = proxy_for(endpoint)
+    policies: list[_Policy] = [ProxyPolicy({urlsplit(endpoint).scheme: proxy})] if proxy else []
     if retries is not None:
         policies.append(retries)
     policies.append(_Date())
+    sas = credential if isinstance(credential, AzureSasCredential) else None
     if isinstance(credential, AzureNamedKeyCredential):
         policies.append(_Signature(credential))
     elif not isinstance(credential, AzureSasCredential):
-        policies.append(AsyncBearerTokenCredentialPolicy(credential, SCOPE))
-    return [*policies, DistributedTracingPolicy(), HttpLoggingPolicy()]
+        policies.append(_Token(credential, SCOPE))
+    return [*policies, DistributedTracingPolicy(), HttpLoggingPolicy(), _Secrets(sas)]
+
+
+class _Secrets(AsyncHTTPPolicy[HttpRequest, AsyncHttpResponse]):
+    """The last one. Nothing before it, tracing and logs above all, sees a SAS, or an error that may quote one."""
+
+    def __init__(self, sas: AzureSasCredential | None) -> None:
+        super().__init__()
+        self._sas = sas
+
+    async def send(self, request: PipelineRequest[HttpRequest]) -> PipelineResponse[HttpRequest, AsyncHttpResponse]:
+        """Add the SAS for this moment only; raise errors of the same kind without the text of aiohttp's."""
+        http = request.http_request
+        url = http.url
+        if self._sas is not None:
+            http.url = f"{url}{'&' if '?' in url else '?'}{self._sas.signature.lstrip('?')}"
+        try:
+            return await self.next.send(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about a request that got no answer
+            kind = type(error) if isinstance(error, AzureError) else ServiceRequestError
+            cause = (error.inner_exception or error) if isinstance(error, AzureError) else error
+        finally:
+            http.url = url
+        # aiohttp quotes addresses, and in them may be a SAS or the password of a proxy. Out here, so that its error is
+        # not chained.
+        raise kind(f"no answer ({type(cause).__name__}{_number(cause)})")
+
+
+def _number(error: object) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    return "" if number is None else f", {errorcode.get(number, number)}"
+
+
+class _Token(AsyncBearerTokenCredentialPolicy[HttpRequest, AsyncHttpResponse]):
+    """azure-core's, with an error of our own when there is no token, whatever the credential raised."""
+
+    async def on_request(self, request: PipelineRequest[HttpRequest]) -> None:
+        """Add the header."""
+        try:
+            await super().on_request(request)
+        except Exception as error:  # noqa: BLE001 - a credential can be anybody's
+            # Its text may quote the password of a proxy, so only what kind it is comes along.
+            name, away = type(error).__name__, is_away(error)
+        else:
+            return
+        raise NotSentError(f"the credential gave no token ({name})", away=away)
 
 
 class _Retries(AsyncRetryPolicy[HttpRequest, AsyncHttpResponse]):
@@ -213,5 +318,5 @@ def _authorization(account: str, key: str, method: str, url: str, kind: str, dat
     try:
         signature = hmac.digest(base64.b64decode(key), text.encode(), "sha256")
     except ValueError:
-        raise ClientAuthenticationError("the account key is no key") from None
+        raise NotSentError("the account key is no key") from None
     return f"SharedKey {account}:{base64.b64encode(signature).decode()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -13,7 +14,7 @@ from azure.core.credentials_async import AsyncTokenCredential
 from azure.data.tables.aio import TableClient
 
 from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page
-from esazure.errors import StoreError
+from esazure.errors import StoreError, StoreUnavailableError
 from esazure.events import CommitRecord
 from esazure.ports import Lease, Swept, ViewRecord
 from esazure.repository import utc_now
@@ -67,7 +68,8 @@ class TableStore(Store):
             table: 3 to 63 letters and digits.
             shards: partitions to spread streams over, a power of two up to 256; 64 for a new store. It is stored and
                 never changes: None takes what is there, another than what is there is refused.
-            deadline: seconds after which an append without a definite answer raises AppendOutcomeUnknownError.
+            deadline: seconds that opening, or any one request, may take; after which an append without a definite
+                answer raises AppendOutcomeUnknownError.
             clock: stamps commits.
 
         Raises:
@@ -76,7 +78,7 @@ class TableStore(Store):
         _check(table, shards, deadline)
         if "=" in endpoint or ";" in endpoint:
             raise ValueError("this is a connection string, or holds a SAS: use from_connection_string, or a credential")
-        self._set_up(lambda: TableClient(endpoint, table, credential=credential, **_CLIENT), shards, deadline, clock)
+        self._set_up(lambda: TableClient(endpoint, table, credential=credential), shards, deadline, clock)
 
     @classmethod
     def from_connection_string(
@@ -96,9 +98,7 @@ class TableStore(Store):
         _check(table, shards, deadline)
         self = cls.__new__(cls)
         try:
-            self._set_up(
-                lambda: TableClient.from_connection_string(connection_string, table, **_CLIENT), shards, deadline, clock
-            )
+            self._set_up(lambda: TableClient.from_connection_string(connection_string, table), shards, deadline, clock)
         except (ValueError, TypeError, AttributeError):
             # The SDK's text may quote the string.
             raise ValueError("this is not a connection string of a storage account") from None
@@ -129,11 +129,14 @@ class TableStore(Store):
         if self._opened is not None:
             raise StoreError(f"{self!r} is open already: use it, or make another")
         self._gateway = TableGateway(self._make_client(), patience=self._deadline, options=_CLIENT)
-        await self._gateway.open()
         try:
-            self._opened = await open_layout(self._gateway, self._wanted_shards)
-        except BaseException:
+            async with asyncio.timeout(self._deadline):  # for all of its requests
+                await self._gateway.open()
+                self._opened = await open_layout(self._gateway, self._wanted_shards)
+        except BaseException as error:
             await self._gateway.close()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailableError(f"{self!r} was not opened within {self._deadline:g} s: try again") from None
             raise
         return self
 
