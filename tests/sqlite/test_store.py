@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from uuid import UUID
 import pytest
 from tests.sqlite.support import MARKER, STREAM, assert_silent, change, commit, locked, on_writer
 
+from esazure import sqlite
 from esazure.aggregate import AggregateRoot
 from esazure.errors import (
     AppendOutcomeUnknownError,
@@ -683,3 +685,9 @@ def limited_file_size(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_statement_has_numbered_parameters() -> None:
+    """CPython 3.12.0 to 3.12.3 warn about `?1` with a sequence, for which users' `-W error` makes every load fail."""
+    package = Path(sqlite.__file__ or "").parent
+    assert [path.name for path in package.glob("*.py") if re.search(r"\?[0-9]", path.read_text())] == []

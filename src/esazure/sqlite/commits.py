@@ -44,19 +44,19 @@ _PAGE = (
 )
 _SNAPSHOT = """
     SELECT first_version FROM (
-        SELECT first_version, count, snapshot FROM commits WHERE stream = ?1 AND first_version <= ?2
-        ORDER BY first_version DESC LIMIT ?3)
-    WHERE first_version + count - 1 <= ?2 AND substr(snapshot, 1, length(?4)) = ?4
+        SELECT first_version, count, snapshot FROM commits WHERE stream = :stream AND first_version <= :last
+        ORDER BY first_version DESC LIMIT :within)
+    WHERE first_version + count - 1 <= :last AND substr(snapshot, 1, length(:tag)) = :tag
     ORDER BY first_version DESC LIMIT 1"""
 _COMMAND = "SELECT first_version FROM commits WHERE stream = ? AND command_id = ?"
 _VIEW = "SELECT shape, version, text, tag FROM views WHERE stream = ? AND name = ?"
 # From name to name, and not through all rows of each.
 _STREAMS = """
     WITH RECURSIVE streams (name) AS (
-        SELECT min(stream) FROM commits WHERE stream > ?1 AND stream < ?2
-        UNION ALL SELECT (SELECT min(stream) FROM commits WHERE stream > name AND stream < ?2) FROM streams
+        SELECT min(stream) FROM commits WHERE stream > :after AND stream < :end
+        UNION ALL SELECT (SELECT min(stream) FROM commits WHERE stream > name AND stream < :end) FROM streams
         WHERE name IS NOT NULL)
-    SELECT name FROM streams WHERE name IS NOT NULL LIMIT ?3"""
+    SELECT name FROM streams WHERE name IS NOT NULL LIMIT :at_once"""
 _STREAMS_AT_ONCE = 100
 _CHARACTERS_AT_ONCE = 1_000_000
 """After which a batch of streams ends: loads wait behind it."""
@@ -157,7 +157,8 @@ def records(
 def load(db: sqlite3.Connection, stream: str, to_version: int | None, tag: str, within: int) -> list[CommitRecord]:
     """The first page of a load."""
     last = MAX_VERSION if to_version is None else to_version
-    row = db.execute(_SNAPSHOT, (stream, last, within, f"{tag} ")).fetchone() if tag else None
+    searched = {"stream": stream, "last": last, "within": within, "tag": f"{tag} "}
+    row = db.execute(_SNAPSHOT, searched).fetchone() if tag else None
     before = row[0] - 1 if row is not None and type(row[0]) is int else 0
     return records(db, _PAGE, (stream, before, last), before)
 
@@ -171,10 +172,11 @@ def page(db: sqlite3.Connection, after: CommitRecord, to_version: int | None) ->
 def scan(db: sqlite3.Connection, aggregate_type: str, after: str | None) -> list[list[CommitRecord]]:
     """The next streams of a type, each whole; none when there are no more."""
     beginning = encode_part(aggregate_type)
-    bounds = max(after or "", f"{beginning}."), f"{beginning}/"  # which is the character after the dot
+    end = f"{beginning}/"  # which is the character after the dot
+    searched = {"after": max(after or "", f"{beginning}."), "end": end, "at_once": _STREAMS_AT_ONCE}
     found: list[list[CommitRecord]] = []
     characters = 0
-    for (stream,) in db.execute(_STREAMS, (*bounds, _STREAMS_AT_ONCE)).fetchall():
+    for (stream,) in db.execute(_STREAMS, searched).fetchall():
         try:
             found.append(read(db, stream, 1, None))
         except CorruptStreamError:

@@ -62,9 +62,9 @@ def clear(db: sqlite3.Connection, collection: str) -> bool:
     """Delete some; whether there may be more. Not all in one transaction, behind which every commit would wait."""
     with _change(db, collection):
         done = db.execute(
-            "DELETE FROM documents WHERE collection = ?1 AND key IN "
-            "(SELECT key FROM documents WHERE collection = ?1 LIMIT ?2)",
-            (collection, _CLEARED_AT_ONCE),
+            "DELETE FROM documents WHERE collection = ? AND key IN "
+            "(SELECT key FROM documents WHERE collection = ? LIMIT ?)",
+            (collection, collection, _CLEARED_AT_ONCE),
         )
     return done.rowcount == _CLEARED_AT_ONCE
 
