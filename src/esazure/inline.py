@@ -3,7 +3,7 @@
     def account_card(account: Account) -> AccountCard: ...
 
     accounts = store.events(Account, views=[account_card])
-    await accounts.view(account_card).get(account_id)      # one point read, and never behind
+    await accounts.view(account_card).get(account_id)      # one request, and never behind
 
 For views of several aggregates see `projection.py`. Read `repository.py` next.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from re import fullmatch
 from typing import Any, Generic, cast, get_type_hints
@@ -62,8 +63,8 @@ class InlineView(Generic[A, V]):
         raise EventNotStorableError(f"the view {self.name} of {type(aggregate).__name__} cannot be stored: {why}")
 
     def view_of(self, record: ViewRecord) -> V | None:
-        """The stored view; None when it has another shape, or is damaged: it is computed anew then."""
-        if record.shape != self.shape:
+        """The stored view; None when it is behind, made by other code, or damaged: it is computed anew then."""
+        if record.version != record.latest or record.shape != self.shape:
             return None
         try:
             return self._read(record.text)
@@ -105,10 +106,11 @@ class InlineViewReader(Generic[A, V, TId]):
         self._rehydrate = rehydrate
 
     async def get(self, id: TId) -> V | None:
-        """The view as of the last commit, or None when nothing is stored under this id. One point read.
+        """The view as of the last commit, or None when nothing is stored under this id. One request.
 
-        A view that is not there, because its stream is older than the view, or that has the shape of an earlier
-        version of the code, is computed from the events and kept.
+        It brings the view and the version of the stream. When the view is of another version, because a process that
+        does not know it stored the last commit, or is missing, or was made by other code, it is computed from the
+        events and kept.
 
         Raises:
             StoreError: the store could not be read.
@@ -125,9 +127,9 @@ class InlineViewReader(Generic[A, V, TId]):
             return None
         record = self._view.record_of(aggregate)
         with suppress(StoreError):  # who may only read, or is throttled, gets the view all the same
-            # When somebody else has written it since, theirs is as new or newer.
+            # When somebody else has written it since, theirs may be newer; if it is not, the next read sees that.
             await self._store.write_view(stream, record, seen=seen)
-        return self._view.view_of(record)
+        return self._view.view_of(replace(record, latest=record.version))
 
 
 def inline_views(functions: Sequence[Callable[[Any], Any]]) -> dict[Callable[[Any], Any], InlineView[Any, Any]]:

@@ -108,7 +108,9 @@ class InMemoryStore(Store):
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """See `ICommitStore.read_view`."""
-        return self._views.get((stream, name))
+        view = self._views.get((stream, name))
+        commits = self._streams.get(stream)
+        return view and replace(view, latest=commits[-1].last_version if commits else 0)
 
     async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
         """See `ICommitStore.write_view`."""

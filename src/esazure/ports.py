@@ -29,13 +29,15 @@ class ViewRecord:
 
     name: str
     shape: str
-    """Changes with the fields of the view's model; a view of another shape is computed anew."""
+    """Changes with the fields of the view's model and with the code that fills them; else it is computed anew."""
     version: int
     """The version of the aggregate it shows."""
     text: str = field(repr=False)
     """JSON."""
     tag: str = ""
     """Changes with every write; empty until it is stored."""
+    latest: int = 0
+    """The version of the stream when this was read. Another than `version`: it was not told of the last commit."""
 
 
 class ICommitStore(Protocol):
@@ -105,7 +107,7 @@ class ICommitStore(Protocol):
 
     @abstractmethod
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
-        """The inline view of this name, as the stream's last commit (or `write_view`) left it.
+        """The inline view of this name as it was last written, and with it, in one step, the version of its stream.
 
         Raises:
             CorruptStreamError: its row cannot be what was written.

@@ -98,8 +98,7 @@ class CommitStore(ICommitStore):
         Args:
             aggregate_class: a subclass of AggregateRoot.
             outbox: with False commits leave no outbox row: for aggregates whose events nobody publishes.
-            views: its inline views, functions from the aggregate to a pydantic model. Whoever persists this class has
-                to be given the same ones, or they fall behind.
+            views: its inline views, functions from the aggregate to a pydantic model.
 
         Raises:
             TypeError: not a subclass of AggregateRoot, or a view that does not say what it returns.

@@ -113,6 +113,18 @@ class FakeGateway(ITableGateway):
         """See `ITableGateway.query`."""
         return (await self._answer((partition, partition), (low, high)))[:top]
 
+    async def query_two(
+        self, partition: str, low: str, high: str, name: str, columns: Sequence[str]
+    ) -> list[StoredRow]:
+        """See `ITableGateway.query_two`."""
+        found = await self._answer((partition, partition), (low, high))
+        wanted = {"PartitionKey", "RowKey", TAG, TIME, *columns}
+        return [
+            {column: value for column, value in row.items() if column in wanted}
+            for row in found
+            if row.get("name") == name or row.get("n", 0) >= 1
+        ][:2]
+
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
         return await self._answer((partition, partition), (low, high)), datetime.now(UTC)

@@ -39,11 +39,12 @@ def test_the_row_of_a_view() -> None:
     assert view_rows("1f", "Counter.a", view('{"a":1}', 9_000_000_000), "commit") == [
         {
             "PartitionKey": "1f",
-            "RowKey": "v.Counter.a.card.0",
+            "RowKey": "e.Counter.a..card.0",
             "w": "commit",
+            "name": "card",
             "shape": "0123456789abcdef",
             "version": "9000000000",
-            "d0": '{"a":1}',
+            "v0": '{"a":1}',
         }
     ]
 
@@ -100,12 +101,12 @@ async def test_a_view_that_could_not_be_read_back_is_not_kept(table: FakeTable) 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda rows: rows["v.Counter.a.card.0"].pop("shape"),
-        lambda rows: rows["v.Counter.a.card.0"].update(version=7),
-        lambda rows: rows["v.Counter.a.card.0"].update(version="7"),
-        lambda rows: rows["v.Counter.a.card.0"].update(d0=1),
-        lambda rows: rows.pop("v.Counter.a.card.1"),
-        lambda rows: rows["v.Counter.a.card.1"].update(w="another"),
+        lambda rows: rows["e.Counter.a..card.0"].pop("shape"),
+        lambda rows: rows["e.Counter.a..card.0"].update(version=7),
+        lambda rows: rows["e.Counter.a..card.0"].update(version="7"),
+        lambda rows: rows["e.Counter.a..card.0"].update(v0=1),
+        lambda rows: rows.pop("e.Counter.a..card.1"),
+        lambda rows: rows["e.Counter.a..card.1"].update(w="another"),
     ],
 )
 async def test_a_damaged_view_is_an_error_that_quotes_nothing(

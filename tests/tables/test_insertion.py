@@ -35,7 +35,7 @@ def test_everything_is_created_but_views_replace() -> None:
     operations = insertion(commit, "00", views_of("one", "two"), outbox=True)
     assert [(kind, str(row["RowKey"])[:2]) for kind, row, *_ in operations] == [
         *(("create", kind) for kind in ("e.", "o.", "c.")),
-        *(("upsert", "v."),) * 2,
+        *(("upsert", "e."),) * 2,
     ]
     assert [
         str(row["RowKey"])[:2] for _, row, *_ in insertion(replace(commit, command_id=None), "00", (), outbox=False)

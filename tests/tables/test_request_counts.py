@@ -17,6 +17,7 @@ from esazure import Commit, CommitTooLargeError, ConcurrencyError, EventsService
 from esazure.aggregate import stream_of
 from esazure.errors import CommandHandledError
 from esazure.memory import InMemoryEventProducer
+from esazure.ports import ViewRecord
 from esazure.tables import TableStore
 from esazure.testing._counter import commit_of
 from esazure.testing.conformance import Counter
@@ -52,9 +53,13 @@ async def proxy(tables: str) -> AsyncIterator[TableProxy]:
 
 @pytest.fixture
 async def store(proxy: TableProxy) -> AsyncIterator[TableStore]:
-    async with TableStore.from_connection_string(proxy.connection_string, table=f"t{uuid4().hex}") as store:
+    async with _store_behind(proxy) as store:
         proxy.seen.clear()
         yield store
+
+
+def _store_behind(proxy: TableProxy) -> TableStore:
+    return TableStore.from_connection_string(proxy.connection_string, table=f"t{uuid4().hex}")
 
 
 @pytest.mark.parametrize("events", [1, 10, 1_000])
@@ -102,6 +107,42 @@ async def test_a_view_that_is_not_there_is_computed_and_kept(store: TableStore, 
     proxy.seen.clear()
     assert await view.get(counter.id) == Card(total=1)
     assert proxy.seen == {"query": 1}
+
+
+async def test_a_view_that_was_not_told_of_the_last_commit_costs_the_same_once(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    repository, counter = store.events(Counter, views=[card, other_card]), new_counter()
+    await repository.append(counter)
+    counter.increment()
+    await store.events(Counter).append(counter)
+    for requests in ({"query": 2, "transaction": 1}, {"query": 1}):
+        proxy.seen.clear()
+        assert await repository.view(card).get(counter.id) == Card(total=2)
+        assert proxy.seen == requests
+
+
+async def test_a_view_is_read_without_the_payload_of_any_commit_or_another_view(tables: str) -> None:
+    answers: list[int] = []
+
+    class Weighing(TableProxy):
+        async def _exchange(self, head: bytes, body: bytes) -> bytes:
+            answer = await super()._exchange(head, body)
+            answers.append(len(answer))
+            return answer
+
+    async with Weighing(tables) as proxy, _store_behind(proxy) as store:
+        large = {name: ViewRecord(name, "0" * 16, 1, NOISE[:300_000]) for name in ("aaa", "card0", "zzz")}
+        for version in range(1, 4):
+            commit = commit_of("Counter.a", version, NOISE[:300_000])
+            views = [replace(view, version=version) for view in large.values()]
+            await store.insert(commit, outbox=False, views=[*views, ViewRecord("card", "0" * 16, version, "{}")])
+        answers.clear()
+        found = await store.read_view("Counter.a", "card")
+        assert found is not None
+        assert (found.text, found.version, found.latest) == ("{}", 3, 3)
+        assert len(answers) == 1
+        assert answers[0] < 2_000
 
 
 async def test_a_command_is_found_or_forbidden_in_one_request(store: TableStore, proxy: TableProxy) -> None:

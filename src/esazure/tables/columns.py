@@ -61,14 +61,14 @@ def time_of(row: StoredRow) -> datetime | None:
     return noted if noted.tzinfo is not None else None
 
 
-def text_columns(text: str, *, dense: bool = False, columns: int = _COLUMNS) -> list[Row]:
+def text_columns(text: str, *, dense: bool = False, columns: int = _COLUMNS, letter: str = "d") -> list[Row]:
     """The columns of a text, in its row and in each row that follows; compressed when they must be, or with `dense`."""
-    plain = None if dense else plain_columns(text)
+    plain = None if dense else plain_columns(text, letter)
     if plain is not None:
         return [plain]
     data = zlib.compress(text.encode())
     step = columns * _BINARY_BYTES
-    first, *more = [_binary_columns(data[start : start + step]) for start in range(0, len(data), step)]
+    first, *more = [_binary_columns(data[start : start + step], letter) for start in range(0, len(data), step)]
     first["z"] = True
     if more:
         first["parts"] = len(more)
@@ -83,18 +83,19 @@ def text_rows(
     columns: Mapping[str, str] | None = None,
     *,
     dense: bool = False,
+    letter: str = "d",
 ) -> list[Row]:
     """Rows `<name>.0`, `<name>.1`, ... for a text that may be replaced, all with the id of this write as `w`."""
     dense = dense or is_over(_REPLACEABLE_BODY, [text])
     rows: list[Row] = [
         {"PartitionKey": partition, "RowKey": f"{name}.{number}", "w": write_id, **held}
-        for number, held in enumerate(text_columns(text, dense=dense, columns=_REPLACEABLE_COLUMNS))
+        for number, held in enumerate(text_columns(text, dense=dense, columns=_REPLACEABLE_COLUMNS, letter=letter))
     ]
     rows[0].update(columns or {})
     return rows
 
 
-def text_of(rows: Sequence[Mapping[str, object]]) -> str:
+def text_of(rows: Sequence[Mapping[str, object]], letter: str = "d") -> str:
     """The text in a row and those that follow it; what is beyond its `parts` is left from an earlier, longer one.
 
     Raises:
@@ -102,9 +103,9 @@ def text_of(rows: Sequence[Mapping[str, object]]) -> str:
     """
     row = rows[0]
     if "z" not in row:
-        first = row.get("d0")
-        return first if isinstance(first, str) and "d1" not in row else joined(row, str)
-    return _inflated(b"".join([joined(part, bytes) for part in rows[: parts_of(row) + 1]]))
+        first = row.get(f"{letter}0")
+        return first if isinstance(first, str) and f"{letter}1" not in row else joined(row, str, letter)
+    return _inflated(b"".join([joined(part, bytes, letter) for part in rows[: parts_of(row) + 1]]))
 
 
 def parts_of(row: Mapping[str, object]) -> int:
@@ -160,9 +161,9 @@ def plain_columns(text: str, name: str = "d") -> Row | None:
     return {f"{name}{index}": chunk for index, chunk in enumerate(chunks)}
 
 
-def _binary_columns(data: bytes) -> Row:
+def _binary_columns(data: bytes, letter: str) -> Row:
     starts = range(0, len(data), _BINARY_BYTES)
-    return {f"d{index}": data[start : start + _BINARY_BYTES] for index, start in enumerate(starts)}
+    return {f"{letter}{index}": data[start : start + _BINARY_BYTES] for index, start in enumerate(starts)}
 
 
 def joined(row: Mapping[str, object], kind: type[_TextOrBytes], name: str = "d") -> _TextOrBytes:

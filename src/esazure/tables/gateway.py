@@ -95,6 +95,15 @@ class ITableGateway(Protocol):
         """
         raise NotImplementedError
 
+    async def query_two(
+        self, partition: str, low: str, high: str, name: str, columns: Sequence[str]
+    ) -> Sequence[StoredRow]:
+        """Of the rows of a closed range that are called `name` or count events (`n`), these columns of the first two.
+
+        One request. As for `query`.
+        """
+        raise NotImplementedError
+
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[Sequence[StoredRow], datetime]:
         """The same, and what the service's clock showed when it answered: ages are never measured by other clocks."""
         raise NotImplementedError

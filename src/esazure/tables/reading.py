@@ -52,6 +52,8 @@ async def scan_streams(
         async for page in pages:
             for row in page:
                 belongs_to = stream_of_row(row)
+                if belongs_to is None:
+                    continue
                 if belongs_to != stream and rows:
                     yield records_of(stream, rows)
                     rows = []

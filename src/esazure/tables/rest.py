@@ -22,7 +22,7 @@ from azure.data.tables.aio import TableClient
 
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables import multipart
-from esazure.tables.columns import StoredRow, time_of
+from esazure.tables.columns import TIME, StoredRow, time_of
 from esazure.tables.entities import METADATA, MalformedReplyError, code_in, decode_rows
 from esazure.tables.gateway import (
     PAGE,
@@ -113,6 +113,16 @@ class TableGateway(ITableGateway):
         page = await self._pages_as_one(self._url((partition, partition), (low, high), size), top)
         return page.rows[:top]
 
+    async def query_two(
+        self, partition: str, low: str, high: str, name: str, columns: Sequence[str]
+    ) -> list[StoredRow]:
+        """See `ITableGateway.query_two`; keys and tags come along."""
+        also = f" and (name eq {_literal(name)} or n ge 1)"
+        url = self._url((partition, partition), (low, high), 2, also)
+        page = await self._pages_as_one(f"{url}&$select=PartitionKey,RowKey,{TIME},{','.join(columns)}", 2)
+        # A column that is asked for and not there is null.
+        return [{column: value for column, value in row.items() if value is not None} for row in page.rows[:2]]
+
     async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
         page = await self._pages_as_one(self._url((partition, partition), (low, high), PAGE))
@@ -131,9 +141,9 @@ class TableGateway(ITableGateway):
             page = await self._page(url, page.following)
             yield page.rows
 
-    def _url(self, partitions: tuple[str, str], keys: tuple[str, str] | None, size: int) -> str:
+    def _url(self, partitions: tuple[str, str], keys: tuple[str, str] | None, size: int, also: str = "") -> str:
         top = f"&$top={size}" if size < PAGE else ""
-        return f"{self._table}()?$filter={quote(_condition(partitions, keys), safe='')}{top}"
+        return f"{self._table}()?$filter={quote(_condition(partitions, keys) + also, safe='')}{top}"
 
     async def _pages_as_one(self, url: str, top: int | None = None) -> _Page:
         """The last page, with the rows of those before it; as many pages as have `top` rows."""

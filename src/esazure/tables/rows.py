@@ -9,7 +9,7 @@ RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
     kind o    the outbox row of a commit that is not yet published; its number is the first version
     kind q    what was an outbox row, set aside because the broker will never take the commit: `reason`, `at`
     kind c    the commit that carried out a command, see `commands.py`
-    kind v    an inline view, see `inline.py`
+    `e.<stream>..` and a name, before the newest commit: an inline view, see `inline.py`
     `l.relay` in each shard: which relay works on it
 Documents have partitions of their own, see `documents.py`. The row `meta`/`store` holds the layout.
 """
@@ -64,8 +64,13 @@ def commit_key(stream: str, first_version: int) -> str:
 
 def commits_range(stream: str, *, to_version: int | None = None, from_version: int = 0) -> tuple[str, str]:
     """The lowest and the highest RowKey of the commits that begin between two versions, both included."""
-    newest = f"e.{stream}." if to_version is None else commit_key(stream, to_version)
+    newest = f"e.{stream}.0" if to_version is None else commit_key(stream, to_version)
     return newest, f"{commit_key(stream, from_version)}.9"
+
+
+def view_key(stream: str, name: str) -> str:
+    """The RowKey of an inline view, but for the number of its row; all are before the commits of the stream."""
+    return f"e.{stream}..{name}"
 
 
 def outbox_key(stream: str, first_version: int) -> str:
@@ -140,16 +145,32 @@ def lease_of(row: StoredRow) -> Lease:
     return Lease(str(row.get("owner")), int(row.get("epoch", 0)), tag_of(row))
 
 
-def stream_of_row(row: Mapping[str, object]) -> str:
-    """The stream a row of kind `e` belongs to.
+def stream_of_row(row: Mapping[str, object]) -> str | None:
+    """The stream whose commits a row belongs to; None for an inline view.
 
     Raises:
         CorruptStreamError: it is no such row.
     """
-    match = _COMMIT_KEY.fullmatch(str(row.get("RowKey")))
+    key = str(row.get("RowKey"))
+    if ".." in key:  # no part of a stream's name is empty
+        return None
+    match = _COMMIT_KEY.fullmatch(key)
     if match is None:
         raise CorruptStreamError("a row between the streams was not written by this library: remove it")
     return match["stream"]
+
+
+def last_version_of(stream: str, row: Mapping[str, object]) -> int:
+    """The version of a stream after the commit whose first row this is.
+
+    Raises:
+        CorruptStreamError: it is no such row, or damaged.
+    """
+    first, _ = _parse(stream, row)
+    count = row.get("n")
+    if not isinstance(count, int):
+        raise _corrupt(stream, first, "its count is not a positive number")
+    return first + count - 1
 
 
 def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[CommitRecord]:

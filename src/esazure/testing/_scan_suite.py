@@ -49,6 +49,8 @@ class ScanPromises(StoreBinding):
                 *[commit_of(stream, 3 + each, "c") for each in range(number % 4)],
             ]
             await self.fill(source, commits)
+            for name in ("card", "other")[: number % 3]:
+                await source.write_view(stream, ViewRecord(name, "0" * 16, 1, "{}"), seen=None)
             expected[stream] = commits
         assert await scan(source, aggregate_type) == expected
 

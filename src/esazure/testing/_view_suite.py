@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from pydantic import BaseModel
 
+from esazure.aggregate import stream_of
 from esazure.errors import CommandHandledError, CommitTooLargeError, ConcurrencyError
 from esazure.keys import MAX_COMMIT_BYTES, MAX_DENSE_COMMIT_BYTES, stream_name
 from esazure.ports import ViewRecord
@@ -122,6 +123,7 @@ class ViewPromises(StoreBinding):
         commit = commit_of(stream, 1, "a")
         await store.insert(commit, outbox=True, views=[view_of(1)])
         assert list(await store.read(stream)) == [commit]
+        assert [list(page) async for page in store.load(stream)] == [[commit]]
         assert list(await store.unpublished(stream, before_version=9)) == [commit]
 
     async def test_a_missing_view_can_be_written_once(self, store: CommitStore, stream: str) -> None:
@@ -230,6 +232,42 @@ class ViewPromises(StoreBinding):
         assert kept is not None
         assert (kept.version, json.loads(kept.text)) == (2, {"notes": ["a", "b"]})
 
+    async def test_a_view_comes_with_the_version_of_its_stream(self, store: CommitStore, stream: str) -> None:
+        await store.write_view(stream, view_of(7), seen=None)
+        assert await self._latest(store, stream) == (7, 0), "there is no commit yet"
+        await store.insert(commit_of(stream, 1, "a", "b"), outbox=True, views=[view_of(2)])
+        assert await self._latest(store, stream) == (2, 2)
+        await store.insert(commit_of(stream, 3, "c", "d"), outbox=True)
+        assert await self._latest(store, stream) == (2, 4)
+        await store.insert(commit_of(stream, 5, "e", "f"), outbox=True, views=[view_of(6, name="other")])
+        assert await self._latest(store, stream) == (2, 6)
+        assert await self._latest(store, stream, "other") == (6, 6)
+
+    @pytest.mark.parametrize("kind", _LARGEST)
+    async def test_so_does_the_largest_one_beside_others(self, store: CommitStore, stream: str, kind: str) -> None:
+        view = view_of(1, _LARGEST[kind]())
+        await store.insert(commit_of(stream, 1, "a"), outbox=True, views=[view])
+        others = [view_of(3, name=name) for name in ("before", "card0", "last")]
+        await store.insert(commit_of(stream, 2, "b", "c"), outbox=True, views=others)
+        assert await self._latest(store, stream) == (1, 3)
+        assert await self._seen(store, stream) == view
+
+    async def test_a_view_is_not_behind_when_a_process_without_it_stored_the_last_commit(
+        self, store: CommitStore
+    ) -> None:
+        older, newer = store.events(Counter), store.events(Counter, views=[card])
+        counter = counter_with("a")
+        await newer.append(counter)
+        counter.note("b")
+        await older.append(counter)
+        assert await newer.view(card).get(counter.id) == Card(notes=["a", "b"])
+        kept = await store.read_view(stream_of(counter), "card")
+        assert kept is not None
+        assert kept.version == kept.latest == 2, "it was computed, and kept"
+        counter.note("c")
+        await newer.append(counter)
+        assert await newer.view(card).get(counter.id) == Card(notes=["a", "b", "c"])
+
     async def test_whoever_opens_the_store_sees_the_view(self, store: CommitStore, stream: str) -> None:
         await store.insert(commit_of(stream, 1, "a"), outbox=True, views=[view_of(1, '"first"')])
         seen = await store.read_view(stream, "card")
@@ -238,7 +276,13 @@ class ViewPromises(StoreBinding):
             assert await again.write_view(stream, view_of(1, '"second"'), seen=seen)
         assert await store.write_view(stream, view_of(1, '"third"'), seen=seen) is False
 
-    async def _seen(self, store: CommitStore, stream: str, name: str = "card") -> ViewRecord | None:
-        """The view as it is stored, but for its tag."""
+    async def _latest(self, store: CommitStore, stream: str, name: str = "card") -> tuple[int, int]:
+        """The version that a view shows, and that of its stream."""
         view = await store.read_view(stream, name)
-        return None if view is None else replace(view, tag="")
+        assert view is not None
+        return view.version, view.latest
+
+    async def _seen(self, store: CommitStore, stream: str, name: str = "card") -> ViewRecord | None:
+        """The view as it is stored, but for what its tag and the stream are now."""
+        view = await store.read_view(stream, name)
+        return None if view is None else replace(view, tag="", latest=0)
