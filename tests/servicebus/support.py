@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from esazure import AggregateRoot, Commit, DomainEvent
 from esazure.memory import InMemoryEventsRepository
+from esazure.servicebus.producer import ServiceBusEventProducer
 from esazure.testing.servicebus import MessageSnapshot, PlannedFault, ServiceBusDouble
 
 SUBSCRIPTION = "customers/subscriptions/all"
@@ -59,6 +60,12 @@ async def commit_of(*texts: str, id: str | None = None) -> Commit[Any]:
     """A commit of a stream of its own."""
     (commit,) = await commits_of(texts, id=id)
     return commit
+
+
+def end_silence(producer: ServiceBusEventProducer) -> None:
+    """As if the time had passed for which a silent broker is not asked."""
+    if producer._breaker._open_until is not None:
+        producer._breaker._open_until = 0.0
 
 
 def received(double: ServiceBusDouble) -> list[MessageSnapshot]:

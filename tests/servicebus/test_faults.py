@@ -10,6 +10,7 @@ from tests.servicebus.support import (
     Sends,
     commit_of,
     commits_of,
+    end_silence,
     open_connections,
     received,
     versions,
@@ -192,6 +193,7 @@ async def test_a_lasting_failure_is_reported_in_time_and_forgotten_afterwards(
 
     double.faults.clear()
     double.faults.enable("customers")
+    end_silence(producer)
     await producer.dispatch(second)
     await producer.dispatch(third)
     assert versions(double, first) == [1, 2, 3, 4]
@@ -293,6 +295,7 @@ async def test_a_peer_that_hangs_on_megabytes_is_left_in_time(bus: ServiceBus, d
             await producer.dispatch(commit)
 
     double.faults.clear()
+    end_silence(producer)
     await producer.dispatch(commit)
     assert versions(double, commit) == list(range(1, 17))
     assert await open_connections(double, 1) == 1

@@ -22,7 +22,7 @@ from azure.servicebus.exceptions import (
 from tests.servicebus.support import commits_of
 
 from esazure import CommitTooLargeError, DispatchError
-from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge
+from esazure.servicebus.translation import ClosedError, LateTurnError, SilentError, dispatch_error, judge
 
 
 def wrapped(inner: object) -> ServiceBusError:
@@ -41,6 +41,12 @@ def token_refused(status: object) -> ServiceBusAuthenticationError:
 def refused_by_the_token_service(status: int) -> ClientAuthenticationError:
     error = ClientAuthenticationError("no")
     error.status_code = status
+    return error
+
+
+def no_token_because(cause: Exception) -> ClientAuthenticationError:
+    error = ClientAuthenticationError("no")
+    error.__cause__ = cause
     return error
 
 
@@ -87,7 +93,11 @@ def test_what_fails_again_until_somebody_changes_something(error: Exception, why
         (ClosedError(), "its ServiceBus was closed"),
         (LateTurnError(), "others were before it for too long and nothing of it was sent"),
         (wrapped(ClientAuthenticationError("no identity for a moment")), "no token could be had for it"),
-        (wrapped(ServiceRequestError("no route to the token service")), "the connection failed in an unexpected way"),
+        (wrapped(ServiceRequestError("no route to it")), "what issues tokens for it cannot be reached"),
+        (wrapped(refused_by_the_token_service(503)), "what issues tokens for it cannot be reached"),
+        (wrapped(no_token_because(TimeoutError())), "what issues tokens for it cannot be reached"),
+        (wrapped(no_token_because(ServiceRequestError("no route"))), "what issues tokens for it cannot be reached"),
+        (SilentError(), "the broker was silent a moment ago and was not asked"),
         (with_condition(b"com.microsoft:something-new"), "the connection failed in an unexpected way"),
         (RuntimeError(), "the connection failed in an unexpected way"),
     ],

@@ -11,6 +11,7 @@ from azure.servicebus import ServiceBusMessage
 from esazure.events import Commit
 from esazure.integration import Integration, IntegrationMessage, check_publishable, messages_of
 from esazure.ports import IEventProducer
+from esazure.servicebus.breaker import Breaker
 from esazure.servicebus.links import Link
 from esazure.servicebus.messages import to_service_bus
 from esazure.servicebus.sockets import CLOSE_SECONDS
@@ -47,12 +48,19 @@ class ServiceBusEventProducer(IEventProducer):
         self._max_message_bytes = max_message_bytes
         self._timeout = timeout
         self._lock = asyncio.Lock()
+        # A silent link is given half of the time, see below.
+        self._breaker = Breaker(slow=timeout / 2, pause=timeout)
         self._link = new_link()
         self._farewells: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
         return f"ServiceBusEventProducer(topic={self._topic!r})"
+
+    @property
+    def skipped(self) -> int:
+        """Dispatches that failed at once, because the broker had just been silent: it was not asked."""
+        return self._breaker.skipped
 
     def check(self, commit: Commit[Any]) -> None:
         """See `IEventProducer.check`."""
@@ -62,31 +70,39 @@ class ServiceBusEventProducer(IEventProducer):
         """See `IEventProducer.dispatch`: one batch, or several in order when one does not hold the commit.
 
         Returns or raises within the producer's `timeout`, waiting for its turn included. When it is cancelled, part of
-        the commit may have been published.
+        the commit may have been published. After a dispatch that had no answer in time, all others raise at once for as
+        long as it took; then one tries again.
 
         Raises:
             DispatchError: not all messages were accepted, or nobody knows. Its `permanent` says whether trying again
                 alone can help. Trying again sends the same message ids, so that duplicate detection sees repeats.
         """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._timeout
-        has_turn = False
+        deadline = asyncio.get_running_loop().time() + self._timeout
         try:
             messages = self._messages(commit)
             if not messages:
                 return
             check_publishable(commit.stream, messages, self._max_message_bytes)
-            outgoing = [to_service_bus(message) for message in messages]
-            async with asyncio.timeout_at(deadline), self._lock:
-                # Who gets the turn with hardly any time left would only cut a link that works.
-                has_turn = deadline - clock() >= self._timeout * _LEAST_TIME
-                if has_turn:
-                    await self._send_all(outgoing, deadline)
-            if not has_turn:
-                raise LateTurnError  # noqa: TRY301 - judged below like every failure
+            await self._send_in_turn([to_service_bus(message) for message in messages], deadline)
         except Exception as error:
-            late = isinstance(error, TimeoutError) and not has_turn
-            raise dispatch_error(commit, self._topic, LateTurnError() if late else error) from error
+            raise dispatch_error(commit, self._topic, error) from error
+
+    async def _send_in_turn(self, messages: Sequence[ServiceBusMessage], deadline: float) -> None:
+        with self._breaker.passing() as is_probe:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._lock.acquire()
+            except TimeoutError:
+                raise LateTurnError from None
+            try:
+                # Who gets the turn with hardly any time left would only cut a link that works.
+                if deadline - asyncio.get_running_loop().time() < self._timeout * _LEAST_TIME:
+                    raise LateTurnError
+                with self._breaker.listening(is_probe=is_probe):
+                    async with asyncio.timeout_at(deadline):
+                        await self._send_all(messages, deadline)
+            finally:
+                self._lock.release()
 
     def _messages(self, commit: Commit[Any]) -> list[IntegrationMessage]:
         return messages_of(commit, self._integration, self._lanes)

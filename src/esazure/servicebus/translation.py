@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import ClientAuthenticationError
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 from azure.servicebus.exceptions import (
     MessageSizeExceededError,
     MessagingEntityDisabledError,
@@ -25,6 +25,7 @@ from azure.servicebus.exceptions import (
 
 from esazure.errors import CommitTooLargeError, DispatchError
 from esazure.events import Commit
+from esazure.tokens import is_away
 
 
 class ClosedError(Exception):
@@ -33,6 +34,10 @@ class ClosedError(Exception):
 
 class LateTurnError(Exception):
     """Other dispatches took all the time there was. Never leaves the package."""
+
+
+class SilentError(Exception):
+    """The broker was silent a moment ago, so it was not asked. Never leaves the package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ UNAUTHORISED = Verdict(
     permanent=True,
 )
 _NO_TOKEN = Verdict("no token could be had for it", f"check the credential and what issues its tokens; {_AGAIN}")
+_ISSUER_AWAY = Verdict("what issues tokens for it cannot be reached", _AGAIN)
 _TOO_LARGE = Verdict(
     "a message is larger than the broker takes",
     "send a thin event, or give the producer the max_message_bytes of this tier, so that the next is refused earlier",
@@ -112,6 +118,10 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
         LateTurnError,
         Verdict("others were before it for too long and nothing of it was sent", _AGAIN, link_is_fine=True),
     ),
+    (
+        SilentError,
+        Verdict("the broker was silent a moment ago and was not asked", _AGAIN, link_is_fine=True),
+    ),
     (OperationTimeoutError, _NO_ANSWER),
     (TimeoutError, _NO_ANSWER),
     (ServiceBusCommunicationError, _UNREACHABLE),
@@ -141,8 +151,11 @@ def judge(error: BaseException) -> Verdict:
     inner = error.inner_exception if isinstance(error, ServiceBusError) else None
     if isinstance(error, ServiceBusAuthenticationError) and not _is_refusal(inner):
         return _UNREACHABLE
-    if isinstance(error, ClientAuthenticationError) and error.status_code is None:
-        return _NO_TOKEN
+    if isinstance(error, ClientAuthenticationError | ServiceRequestError | ServiceResponseError):
+        if is_away(error):
+            return _ISSUER_AWAY
+        if getattr(error, "status_code", None) is None:
+            return _NO_TOKEN
     for failure, verdict in _BY_TYPE:
         if isinstance(error, failure):
             return verdict

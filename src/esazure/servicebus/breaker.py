@@ -1,0 +1,67 @@
+"""Remembers that a broker was silent, so that not every dispatch waits for it anew. Read `producer.py` next."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from esazure.servicebus.translation import SilentError, judge
+
+
+class Breaker:
+    """Open after a silence: for `pause` seconds nobody asks the broker. Then one dispatch tries, the others still not.
+
+    Silence is a failure without an answer that took as long as `slow` seconds. A broker that refuses, throttles or
+    cannot be reached says so quickly; it closes the breaker, as a success does.
+    """
+
+    def __init__(self, *, slow: float, pause: float) -> None:
+        self._slow = slow
+        self._pause = pause
+        self._open_until: float | None = None
+        self._has_probe = False
+        self.skipped = 0
+        """Dispatches that were refused without asking the broker."""
+
+    @contextmanager
+    def passing(self) -> Iterator[bool]:
+        """Let a dispatch pass, and say whether it is the one that tries.
+
+        Raises:
+            SilentError: the broker is not to be asked now.
+        """
+        is_probe = self._open_until is not None
+        if self._open_until is not None and (self._has_probe or get_running_loop().time() < self._open_until):
+            self._refuse()
+        self._has_probe |= is_probe
+        try:
+            yield is_probe
+        finally:
+            # Also after a cancellation, which says nothing about the broker: the next one tries.
+            if is_probe:
+                self._has_probe = False
+
+    @contextmanager
+    def listening(self, *, is_probe: bool) -> Iterator[None]:
+        """Note how it ends.
+
+        Raises:
+            SilentError: the broker fell silent while this dispatch waited for its turn.
+        """
+        if self._open_until is not None and not is_probe:
+            self._refuse()
+        clock = get_running_loop().time
+        began = clock()
+        try:
+            yield
+        except Exception as error:
+            verdict = judge(error)
+            answered = verdict.link_is_fine or verdict.permanent
+            self._open_until = None if answered or clock() - began < self._slow else clock() + self._pause
+            raise
+        self._open_until = None
+
+    def _refuse(self) -> None:
+        self.skipped += 1
+        raise SilentError
