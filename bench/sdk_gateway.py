@@ -73,13 +73,15 @@ class SdkTableGateway(ITableGateway):
                     return rows[:top]
         return rows
 
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
+    async def query_with_time(
+        self, partition: str, low: str, high: str, top: int = PAGE
+    ) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
         shown: list[str] = []
         pages = self._pages((partition, partition), (low, high), PAGE, lambda answer: shown.append(_date_of(answer)))
         rows = [row async for page in pages for row in page]
         try:
-            return rows, parsedate_to_datetime(shown[-1])
+            return rows[:top], parsedate_to_datetime(shown[-1])
         except (ValueError, IndexError):
             raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?") from None
 

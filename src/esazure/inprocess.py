@@ -118,12 +118,19 @@ class InProcessSubscription:
         while True:
             steps = self._hands.steps
             await self._relay.run_once(in_a_hurry=True)
-            swept = [await self._store.sweep(partition) for partition in self._store.partitions]
-            left = sum(len(one.rows) for one in swept)
+            left, is_shared = 0, False
+            for partition in self._store.partitions:
+                swept = await self._store.sweep(partition)
+                is_shared |= swept.lease is not None and swept.lease.owner != ""
+                left += len(swept.rows)
+                while swept.more:
+                    last = swept.rows[-1]
+                    swept = await self._store.sweep(partition, after=(last.stream, last.first_version))
+                    left += len(swept.rows)
             if left == 0:
                 return 0
             if self._hands.steps == steps:
-                if not self._hands.busy and not any(one.lease is not None and one.lease.owner for one in swept):
+                if not self._hands.busy and not is_shared:
                     return left
                 await asyncio.sleep(self._interval)
 

@@ -6,9 +6,11 @@ too.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,6 +56,8 @@ class InMemoryStore(Store):
         self._store_id = uuid4()
         self._streams: dict[str, list[CommitRecord]] = {}
         self._outbox: dict[str, dict[int, datetime]] = {}
+        self._waiting: list[str] = []
+        """The streams in it, in order."""
         self._leases: dict[str, Lease] = {}
         self._forbidden: set[tuple[str, str]] = set()
         self._views: dict[tuple[str, str], ViewRecord] = {}
@@ -81,6 +85,8 @@ class InMemoryStore(Store):
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         stream.append(record)
         if outbox:
+            if record.stream not in self._outbox:
+                insort(self._waiting, record.stream)
             self._outbox.setdefault(record.stream, {})[record.first_version] = self.clock()
         for view in views:
             self._views[record.stream, view.name] = replace(view, tag=uuid4().hex)
@@ -145,22 +151,29 @@ class InMemoryStore(Store):
 
     async def mark_published(self, record: CommitRecord) -> bool:
         """See `ICommitStore.mark_published`."""
-        return self._outbox.get(record.stream, {}).pop(record.first_version, None) is not None
+        waiting = self._outbox.get(record.stream, {})
+        was_there = waiting.pop(record.first_version, None) is not None
+        if was_there and not waiting:
+            del self._outbox[record.stream], self._waiting[bisect_left(self._waiting, record.stream)]
+        return was_there
 
     @property
     def partitions(self) -> Sequence[str]:
         """One for all: a process has little to share out."""
         return ("0",)
 
-    async def sweep(self, partition: str) -> Swept:
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         """See `IOutboxStore.sweep`."""
-        now = self.clock()
-        rows = [
-            OutboxRow(stream, first, (now - stored_at).total_seconds())
-            for stream, waiting in sorted(self._outbox.items())
-            for first, stored_at in sorted(waiting.items())
-        ]
-        return Swept(rows, self._leases.get(partition))
+        now, behind = self.clock(), after or ("", 0)
+        begin = bisect_left(self._waiting, behind[0])
+        waiting = (
+            OutboxRow(stream, first, max((now - stored_at).total_seconds(), 0.0))
+            for stream in islice(self._waiting, begin, None)
+            for first, stored_at in sorted(self._outbox[stream].items())
+            if (stream, first) > behind
+        )
+        rows = list(islice(waiting, limit))
+        return Swept(rows, self._leases.get(partition), more=next(waiting, None) is not None)
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """See `IOutboxStore.write_lease`."""

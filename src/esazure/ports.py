@@ -145,7 +145,8 @@ class OutboxRow:
     stream: str
     first_version: int
     age: float
-    """Seconds since it was stored, by the store's own clock."""
+    """Seconds since it was stored, by the store's own clock; never negative, and on Table Storage up to a second more,
+    because its clock is read in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ class Swept:
     rows: Sequence[OutboxRow]
     """By stream, and in version order within it."""
     lease: Lease | None
+    more: bool = False
+    """Whether there are rows behind the last of these."""
 
 
 class IOutboxStore(ICommitStore, Protocol):
@@ -179,8 +182,14 @@ class IOutboxStore(ICommitStore, Protocol):
         raise NotImplementedError
 
     @abstractmethod
-    async def sweep(self, partition: str) -> Swept:
-        """Every outbox row of a partition, and its lease."""
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
+        """The outbox rows of a partition, `limit` (1 to 1,000) of them at most, and with the first ones its lease.
+
+        Bounded, because on some backends loads wait behind it.
+
+        With `after`, a stream and a first version, those behind it, in an order of the store's own in which the streams
+        of a class are one range; `("<type>/", 0)` is behind all of a type.
+        """
         raise NotImplementedError
 
     @abstractmethod

@@ -168,7 +168,7 @@ async def test_a_commit_that_cannot_be_read_waits_and_drain_says_so() -> None:
 
 async def test_a_store_that_cannot_be_read_makes_drain_raise() -> None:
     class Away(InMemoryStore):
-        async def sweep(self, partition: str) -> Any:
+        async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Any:
             raise StoreUnavailableError("away")
 
     subscription, _ = subscribe(Away(), Recorder())
@@ -227,9 +227,9 @@ async def test_drain_may_be_called_while_it_runs(store: Store) -> None:
 
 async def test_a_sweep_of_run_does_not_slow_down_a_drain() -> None:
     class Slow(InMemoryStore):
-        async def sweep(self, partition: str) -> Any:
+        async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Any:
             await asyncio.sleep(0.01)
-            return await super().sweep(partition)
+            return await super().sweep(partition, after=after, limit=limit)
 
     store, recorder = Slow(), Recorder(trouble=fails_at(1, 2, 3, times=9))
     consumer = Consumer("worker", [recorder], positions=store, source=store, attempts=10)

@@ -66,9 +66,9 @@ class Store(InMemoryStore):
     def partition_of(self, stream: str) -> str:
         return str(bucket_of(stream, self.count))
 
-    async def sweep(self, partition: str) -> Swept:
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         await self._call("sweep", partition)
-        swept = await super().sweep(partition)
+        swept = await super().sweep(partition, after=after, limit=limit)
         return replace(swept, rows=[row for row in swept.rows if self.partition_of(row.stream) == partition])
 
     async def unpublished(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import insort
 from pathlib import Path
 
 import pytest
@@ -312,6 +313,7 @@ class TestWhatNobodyCanPublish:
         await store.put("a", "1")
         for name in ("", "_", "no-dot", "_ZZ.b", "Diary_"):
             store._outbox[name] = {1: store.clock()}
+            insort(store._waiting, name)
         await relay.run_once()
         assert producer.published == ["a/1"]
         assert len(alerts) == 5

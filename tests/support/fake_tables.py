@@ -125,9 +125,11 @@ class FakeGateway(ITableGateway):
             if row.get("name") == name or row.get("n", 0) >= 1
         ][:2]
 
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
+    async def query_with_time(
+        self, partition: str, low: str, high: str, top: int = PAGE
+    ) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
-        return await self._answer((partition, partition), (low, high)), datetime.now(UTC)
+        return (await self._answer((partition, partition), (low, high)))[:top], datetime.now(UTC)
 
     async def pages(
         self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from itertools import groupby
 from random import SystemRandom
 from typing import Any, Literal
@@ -19,7 +21,7 @@ from esazure.aggregate import AggregateRoot
 from esazure.errors import DispatchError, EsAzureError, StoreError, StoreUnavailableError
 from esazure.events import Commit
 from esazure.keys import encode_part
-from esazure.ports import IEventProducer, IOutbox, IOutboxStore, OutboxRow, Swept
+from esazure.ports import IEventProducer, IOutbox, IOutboxStore, OutboxRow
 from esazure.relay.leases import Leases, Turn
 from esazure.repository import EventsRepository
 
@@ -30,6 +32,9 @@ _random = SystemRandom()
 
 BATCH = 32
 """Commits of a stream that are held in memory at a time."""
+
+PAGE = 1_000
+"""Outbox rows that are read at a time."""
 
 TRIES = 3
 """Failures of a producer in a row after which it is left alone until the next sweep: its broker seems to be away."""
@@ -45,7 +50,7 @@ class RelayMetrics:
     """Seconds the oldest outbox row had waited, by the store's clock, when its partition was last read. The one to
     alert on."""
     pending: int = 0
-    """Outbox rows, when their partitions were last read."""
+    """Outbox rows, when their partitions were last read; of a class that cannot be published now, up to 1,000 each."""
     published: int = 0
     """Commits this relay has published since it was made."""
     repeated: int = 0
@@ -137,6 +142,7 @@ class OutboxRelay:
         # Entries for partitions, for what waits in them, and for aggregate classes: none of these grows without end.
         self._waiting: dict[str, tuple[int, float]] = {}
         self._troubles: dict[str, dict[tuple[str, int], _Trouble]] = {}
+        self._unfinished: dict[str, tuple[str, int]] = {}
         self._without_route: set[str] = set()
 
     async def run(self) -> None:
@@ -194,23 +200,55 @@ class OutboxRelay:
                 _log.warning("partition %s could not be swept: %s", partition, _said(error))
 
     async def _sweep(self, partition: str) -> None:
-        """Publish what is due in one partition."""
-        swept = await self._store.sweep(partition)
-        self._note(partition, swept)
-        if due := self._due(swept.rows):
-            async with self._leases.turn(partition, swept.lease) as turn:
-                if turn is not None:
+        """Publish what is due in one partition, page by page, for as long as it is this relay's turn."""
+        swept = await self._store.sweep(partition, limit=PAGE)
+        lease = swept.lease
+        self._leases.note(partition, lease)
+        after = self._unfinished.pop(partition, None)
+        if after is not None:
+            swept = await self._store.sweep(partition, after=after, limit=PAGE)
+        sweep = _Sweep(is_whole=after is None)
+        async with AsyncExitStack() as stack:
+            turn: Turn | None = None
+            while True:
+                self._note(partition, sweep, swept.rows)
+                due = self._due(swept.rows)
+                if due and not sweep.asked_for_turn:
+                    sweep.asked_for_turn = True
+                    turn = await stack.enter_async_context(self._leases.turn(partition, lease))
+                if due and turn is not None:
                     await self._publish(due, turn)
+                sweep.troubles |= {(row.stream, row.first_version) for row in swept.rows} & self._troubles_of(partition)
+                if not swept.more or not swept.rows or self._stopped:
+                    break
+                after = self._behind(swept.rows[-1], sweep)
+                if turn is not None and turn.is_over:
+                    self._unfinished[partition] = after  # where the next sweep goes on, so that nobody is starved
+                    return
+                swept = await self._store.sweep(partition, after=after, limit=PAGE)
+        if sweep.is_whole and not self._stopped and partition in self._troubles:  # what is gone is forgotten
+            troubles = self._troubles.pop(partition)
+            self._troubles[partition] = {key: trouble for key, trouble in troubles.items() if key in sweep.troubles}
 
-    def _note(self, partition: str, swept: Swept) -> None:
-        """Keep what was read: the numbers, whose lease it is, and troubles only of what still waits."""
-        self._waiting[partition] = (len(swept.rows), max((row.age for row in swept.rows), default=0.0))
+    def _behind(self, last: OutboxRow, sweep: _Sweep) -> tuple[str, int]:
+        """Where to go on: behind the whole class when nothing of it can be published now, however much waits."""
+        name = last.stream.partition(".")[0]
+        route = self._routes.get(name)
+        if route is None or route.failures >= TRIES:
+            sweep.is_whole = False
+            return f"{name}/", 0
+        return last.stream, last.first_version
+
+    def _troubles_of(self, partition: str) -> AbstractSet[tuple[str, int]]:
+        return self._troubles.get(partition, {}).keys()
+
+    def _note(self, partition: str, sweep: _Sweep, rows: Sequence[OutboxRow]) -> None:
+        """Keep the numbers."""
+        sweep.pending += len(rows)
+        sweep.oldest = max([sweep.oldest, *(row.age for row in rows)])
+        self._waiting[partition] = (sweep.pending, sweep.oldest)
         self.metrics.pending = sum(count for count, _ in self._waiting.values())
         self.metrics.oldest_age = max(0.0, *(age for _, age in self._waiting.values()))
-        self._leases.note(partition, swept.lease)
-        if troubles := self._troubles.pop(partition, None):
-            waiting = {(row.stream, row.first_version) for row in swept.rows}
-            self._troubles[partition] = {key: trouble for key, trouble in troubles.items() if key in waiting}
 
     def _due(self, rows: Sequence[OutboxRow]) -> list[tuple[_Route, list[OutboxRow]]]:
         """The rows past their grace, stream by stream, with where they go."""
@@ -333,6 +371,18 @@ class _Route:
     producer: IEventProducer
     failures: int = 0
     """In a row, in this sweep."""
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """What is known of a partition while its pages are read."""
+
+    is_whole: bool
+    """Whether no row was passed over."""
+    asked_for_turn: bool = False
+    pending: int = 0
+    oldest: float = 0.0
+    troubles: set[tuple[str, int]] = field(default_factory=set)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,8 @@ _UNPUBLISHED = (
 )
 # Ages are measured by the clock that stamped the rows, and never by the one that is given to a store.
 _WAITING = (
-    "SELECT stream, first_version, (julianday('now') - stored_at) * 86400.0 FROM outbox ORDER BY stream, first_version"
+    "SELECT stream, first_version, (julianday('now') - stored_at) * 86400.0 FROM outbox"
+    " WHERE (stream, first_version) > (?, ?) ORDER BY stream, first_version LIMIT ?"
 )
 _DELETE_WAITING = "DELETE FROM outbox WHERE stream = ? AND first_version = ?"
 _QUARANTINE = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
@@ -37,12 +38,12 @@ def mark_published(db: sqlite3.Connection, record: CommitRecord) -> bool:
         return db.execute(_DELETE_WAITING, (record.stream, record.first_version)).rowcount > 0
 
 
-def sweep(db: sqlite3.Connection, partition: str) -> Swept:
-    """Every outbox row and the lease, as of one moment."""
+def sweep(db: sqlite3.Connection, partition: str, after: tuple[str, int], limit: int) -> Swept:
+    """Outbox rows and the lease, as of one moment."""
     with snapshot(db):
         lease = db.execute("SELECT owner, epoch, tag FROM leases WHERE partition = ?", (partition,)).fetchone()
-        rows = [_outbox_row(*row) for row in db.execute(_WAITING)]
-    return Swept(rows, None if lease is None else Lease(*lease))
+        rows = [_outbox_row(*row) for row in db.execute(_WAITING, (*after, limit + 1))]
+    return Swept(rows[:limit], None if lease is None else Lease(*lease), more=len(rows) > limit)
 
 
 def _outbox_row(stream: object, first_version: object, age: object) -> OutboxRow:

@@ -148,9 +148,9 @@ class SqliteStore(Store):
         """One: a file has one writer at a time."""
         return ("0",)
 
-    async def sweep(self, partition: str) -> Swept:
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         """See `IOutboxStore.sweep`; ages by SQLite's own clock."""
-        return await self._read(None, lambda db: outbox.sweep(db, partition))
+        return await self._read(None, lambda db: outbox.sweep(db, partition, after or ("", 0), limit))
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """See `IOutboxStore.write_lease`."""

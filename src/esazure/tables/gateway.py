@@ -104,7 +104,9 @@ class ITableGateway(Protocol):
         """
         raise NotImplementedError
 
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[Sequence[StoredRow], datetime]:
+    async def query_with_time(
+        self, partition: str, low: str, high: str, top: int = PAGE
+    ) -> tuple[Sequence[StoredRow], datetime]:
         """The same, and what the service's clock showed when it answered: ages are never measured by other clocks."""
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from esazure.errors import CorruptStreamError, StoreUnavailableError
 from esazure.events import CommitRecord
 from esazure.ports import Lease, Swept
 from esazure.tables.columns import Row
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.gateway import PAGE, ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.pauses import rest
 from esazure.tables.rows import (
     LEASE_KEY,
@@ -62,12 +62,17 @@ async def set_aside(
     await _remove(gateway, partition, record, [("upsert", row)], deadline)
 
 
-async def sweep(gateway: ITableGateway, partition: str) -> Swept:
-    """See `IOutboxStore.sweep`. One request for each 1,000 rows."""
-    rows, now = await gateway.query_with_time(partition, *SWEEP_RANGE)
+async def sweep(gateway: ITableGateway, partition: str, after: tuple[str, int] | None, limit: int) -> Swept:
+    """See `IOutboxStore.sweep`. One request, or a few when the service gives less than asked for."""
+    low, high = SWEEP_RANGE
+    if after is not None:
+        low = outbox_key(after[0], after[1] + 1)
+    top = min(limit + 1, PAGE)  # the lease is before the rows
+    rows, now = await gateway.query_with_time(partition, low, high, top)
     lease = next((lease_of(row) for row in rows if row["RowKey"] == LEASE_KEY), None)
     waiting = (outbox_row_of(row, now) for row in rows)
-    return Swept([row for row in waiting if row is not None], lease)
+    found = [row for row in waiting if row is not None]
+    return Swept(found[:limit], lease, more=len(rows) == top)
 
 
 async def write_lease(

@@ -123,12 +123,14 @@ class TableGateway(ITableGateway):
         # A column that is asked for and not there is null.
         return [{column: value for column, value in row.items() if value is not None} for row in page.rows[:2]]
 
-    async def query_with_time(self, partition: str, low: str, high: str) -> tuple[list[StoredRow], datetime]:
+    async def query_with_time(
+        self, partition: str, low: str, high: str, top: int = PAGE
+    ) -> tuple[list[StoredRow], datetime]:
         """See `ITableGateway.query_with_time`."""
-        page = await self._pages_as_one(self._url((partition, partition), (low, high), PAGE))
+        page = await self._pages_as_one(self._url((partition, partition), (low, high), min(top, PAGE)), top)
         if page.time is None or any(time_of(row) is None for row in page.rows):
             raise StoreUnavailableError("Table Storage answered without the time: is a proxy in between?")
-        return page.rows, page.time
+        return page.rows[:top], page.time
 
     async def pages(
         self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE

@@ -127,8 +127,9 @@ def outbox_row_of(row: StoredRow, now: datetime) -> OutboxRow | None:
     stored_at = time_of(row)
     if match is None or stored_at is None:
         return None
-    # The Date header has whole seconds, so a row can seem to be stored up to a second from now; the order is kept.
-    return OutboxRow(match["stream"], int(match["number"]), (now - stored_at).total_seconds())
+    # The Date header has whole seconds: what it leaves out is added, or a fresh row would seem to be not yet stored.
+    age = (now - stored_at).total_seconds() + 1.0
+    return OutboxRow(match["stream"], int(match["number"]), max(age, 0.0))
 
 
 def quarantine_row(record: CommitRecord, partition: str, reason: str, now: datetime) -> Row:

@@ -218,9 +218,9 @@ class TableStore(Store):
         """See `IOutboxStore.partitions`."""
         return [f"{shard:02x}" for shard in range(self.shards)]
 
-    async def sweep(self, partition: str) -> Swept:
-        """One request for each 1,000 rows. See `IOutboxStore.sweep`."""
-        return await outbox.sweep(self._gateway, partition)
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
+        """One request. See `IOutboxStore.sweep`."""
+        return await outbox.sweep(self._gateway, partition, after, limit)
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """One request. See `IOutboxStore.write_lease`."""

@@ -126,9 +126,11 @@ class FaultyStore(Store):
             "mark_published", record.stream, lambda: self._store.mark_published(record), version=record.first_version
         )
 
-    async def sweep(self, partition: str) -> Swept:
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         """A point. See `IOutboxStore.sweep`."""
-        return await self._call("sweep", partition, lambda: outbox_of(self._store).sweep(partition))
+        return await self._call(
+            "sweep", partition, lambda: outbox_of(self._store).sweep(partition, after=after, limit=limit)
+        )
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """A point. See `IOutboxStore.write_lease`; without an answer it is None, as the port says."""

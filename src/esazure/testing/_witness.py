@@ -92,9 +92,9 @@ class WitnessedStore(Store):
         """Passed on."""
         return await self._store.mark_published(record)
 
-    async def sweep(self, partition: str) -> Swept:
+    async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         """Passed on."""
-        return await outbox_of(self._store).sweep(partition)
+        return await outbox_of(self._store).sweep(partition, after=after, limit=limit)
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """Passed on."""
