@@ -55,6 +55,7 @@ _HARNESS = ("tests/faults/test_proxy.py::test_nothing_is_lost_doubled_or_out_of_
 _PLAIN = ("tests/unit/test_plain.py",)
 _CODEC = ("tests/unit/test_codec.py",)
 _FINGERPRINT = ("tests/unit/test_fingerprint.py",)
+_VIEWS = ("tests/unit/test_inline_views.py",)
 _SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
 
@@ -304,8 +305,61 @@ MUTANTS = (
     Mutant(
         "a file that was changed is taken for what runs",
         "fingerprint.py",
-        (("if max(state.st_mtime, state.st_ctime) > _STARTED:", "if False:"),),
+        (("if not is_older and max(state.st_mtime, state.st_ctime) > _STARTED:", "if False:"),),
         _FINGERPRINT,
+    ),
+    Mutant(
+        "a link to the files of another release is taken for what runs",
+        "fingerprint.py",
+        (("(last := left.pop(), *last.parents)", "(left.pop(),)"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a link behind a link is not looked at",
+        "fingerprint.py",
+        (("left.append(path.parent / path.readlink())", "pass"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a directory that was moved is not looked at",
+        "fingerprint.py",
+        (("S_ISDIR(state.st_mode) and state.st_mtime_ns == state.st_ctime_ns", "S_ISDIR(state.st_mode)"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a function that was replaced is taken for what was found",
+        "fingerprint.py",
+        (("module is not None and not is_generated and", "False and"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "a method that was replaced makes no other snapshot",
+        "fingerprint.py",
+        (
+            (
+                "for owner in owners for name, function in _functions_of",
+                "for owner in () for name, function in _functions_of",
+            ),
+        ),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "classes without a module are taken for the same",
+        "fingerprint.py",
+        (('& {"builtins"}', "& set()"),),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "an inline view that is behind is shown",
+        "inline.py",
+        (("record.version != record.latest or ", ""),),
+        _VIEWS,
+    ),
+    Mutant(
+        "an inline view that other code made is shown",
+        "inline.py",
+        ((" or record.shape != self.shape", ""),),
+        _VIEWS,
     ),
     Mutant(
         "where code cannot be found all are taken for the same",

@@ -1,21 +1,23 @@
-"""A fingerprint of the code that makes an aggregate's state of its events: it changes when that code does.
+"""A fingerprint of the code that makes something of an aggregate's events: it changes when that code does.
 
-That code is the modules of the aggregate, its events and the model of its state, and those modules of the application
-that these import, directly or not. Their whole bytecode counts, so that nothing is overlooked. What is installed beside
-the application does not count, nor what is put together at run time.
+That code is the modules of the aggregate, its events, and the model or the function of what is made, and those modules
+of the application that these import, directly or not: all of their bytecode, so that nothing is overlooked. It is read
+from where they were loaded; when it may not be what runs, the fingerprint is one that no other process has. What is
+installed beside the application does not count, nor what is put together at run time.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
 from os import urandom
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK
 from time import time
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -25,54 +27,114 @@ from esazure.aggregate import AggregateRoot
 
 _FOREIGN = {*sys.stdlib_module_names, "esazure", "pydantic", "pydantic_core", "typing_extensions"}
 _INSTALLED = {"site-packages", "dist-packages"}
-_STARTED = time()
-_known: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
+_HOLDERS = (staticmethod, classmethod, MethodType)
+_STARTED = time() - 0.02  # the times of files come from a clock that is a few milliseconds late
+_known: WeakKeyDictionary[type[Any], WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
 _log = logging.getLogger("esazure.snapshots")
 
 
-def fingerprint(aggregate_class: type[AggregateRoot[Any, Any]], state: type[BaseModel], ours: set[type]) -> str:
+def fingerprint(
+    aggregate_class: type[AggregateRoot[Any, Any]], model: type[BaseModel], function: Callable[..., Any] | None = None
+) -> str:
     """64 hexadecimal digits, the same for as long as the class lives.
 
-    When the code of a module cannot be found, or its file was changed after this process began and so may not be what
-    runs, a warning says so, and nothing else ever has the same fingerprint.
+    When it cannot be known that the code which was found is the code which runs, a warning says so, and nothing else
+    ever has the same fingerprint. It cannot when a module's code is not found, when its file, or a link or directory on
+    the way to it, was changed after this process began, or when a function that is loaded is not in it.
 
     Args:
         aggregate_class: its events are fingerprinted with it.
-        state: the model that its snapshots are written as.
-        ours: bases whose modules do not count, because they are the library's.
+        model: what is made.
+        function: what makes it, when that is no method of the class.
     """
-    if aggregate_class not in _known:
-        _known[aggregate_class] = _fingerprint(aggregate_class, state, ours)
-    return _known[aggregate_class]
+    known = _known.setdefault(aggregate_class, WeakKeyDictionary())
+    made = function or model
+    if made not in known:
+        known[made] = _fingerprint(aggregate_class, model, [function] if function else [])
+    return known[made]
 
 
-def _fingerprint(aggregate_class: type[AggregateRoot[Any, Any]], state: type[BaseModel], ours: set[type]) -> str:
-    models = [state, *aggregate_class.event_types.values()]
-    owners = [aggregate_class, *models]
-    began_with = {base.__module__ for owner in owners for base in owner.__mro__ if base not in ours}
-    modules = _modules(began_with - sys.stdlib_module_names)
-    if unknown := [name for name, module in modules.items() if module is None]:
+def _fingerprint(
+    aggregate_class: type[AggregateRoot[Any, Any]], model: type[BaseModel], functions: Sequence[Callable[..., Any]]
+) -> str:
+    models = [model, *aggregate_class.event_types.values()]
+    owners: list[Any] = [*functions, aggregate_class, *models]
+    began_with = {base.__module__ for owner in owners for base in _bases(owner) if not _is_foreign(base.__module__)}
+    packages = {name.partition(".")[0] for name in began_with}
+    modules = _modules(began_with, packages)
+    unknown = {owner.__module__ for owner in owners} & {"builtins"}  # as a class says that was made by `exec`
+    unknown |= {name for name, module in modules.items() if module is None or not _runs(name, modules, packages)}
+    if unknown:
         _log.warning(
             "%s: the code of %s cannot be found, or was changed while this process ran: "
-            "other processes do not use the snapshots of this one",
+            "other processes do not use the snapshots and inline views that this one keeps",
             aggregate_class.__name__,
-            ", ".join(unknown),
+            ", ".join(sorted(unknown)),
         )
         return sha256(urandom(32)).hexdigest()
-    parts = [VERSION, *(owner.__qualname__ for owner in owners), *(str(list(model.model_fields)) for model in models)]
+    parts = [VERSION, *(owner.__qualname__ for owner in owners), *(str(list(each.model_fields)) for each in models)]
     parts += [f"{name} {module.digest}" for name, module in modules.items() if module is not None]
+    # What is loaded under which name, for a method may have been replaced by another function of these modules.
+    parts += [
+        f"{name} {_told(function.__code__)}" for owner in owners for name, function in _functions_of(_bases(owner))
+    ]
     return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _runs(name: str, modules: Mapping[str, _Module | None], packages: set[str]) -> bool:
+    """Whether every function in a module that is loaded is in the code that was found for the module it is of."""
+    namespace = _imported(name) or {}
+    if not hasattr(getattr(namespace.get("__spec__"), "loader", None), "get_code"):
+        return True  # its loader may change code that it loads, as pytest does with tests
+    for function in _loaded(namespace, name):
+        home = str(function.__globals__.get("__name__"))
+        if home not in modules and _is_of_the_application(home, packages):
+            return False
+        module, is_generated = modules.get(home), function.__code__.co_filename == "<string>"  # as by dataclass
+        if module is not None and not is_generated and _told(function.__code__) not in module.functions:
+            return False
+    return True
+
+
+def _loaded(namespace: Mapping[str, Any], name: str) -> Iterator[FunctionType]:
+    """The functions in a module, and those of the classes that it defines."""
+    for value in list(namespace.values()):
+        # Not isinstance, which asks objects that may do anything.
+        kind = type(value)
+        if kind is FunctionType or (issubclass(kind, type) and value.__module__ == name):
+            yield from (function for _, function in _functions_of((value,)))
+
+
+def _functions_of(owners: Sequence[Any]) -> Iterator[tuple[str, FunctionType]]:
+    """A function; or those of a class and its bases, by name."""
+    attributes: dict[str, Any] = {}
+    for owner in reversed(owners):
+        attributes |= vars(owner) if isinstance(owner, type) else {"": owner}
+    for name, value in sorted(attributes.items()):
+        kind = type(value)
+        function = value.__func__ if kind in _HOLDERS else value.fget if kind is property else value
+        if type(function) is FunctionType and not _is_foreign(function.__globals__.get("__name__", "")):
+            yield name, function
+
+
+def _bases(owner: Any) -> Sequence[Any]:
+    return owner.__mro__ if isinstance(owner, type) else (owner,)
+
+
+def _is_foreign(name: str) -> bool:
+    return name.partition(".")[0] in _FOREIGN
 
 
 class _Module(NamedTuple):
     digest: str
-    imports: frozenset[str]
+    imports: frozenset[str] = frozenset()
     """What may be modules: names that are imported, and names that are taken out of those."""
+    functions: frozenset[str] = frozenset()
+    """The code of each of its functions."""
 
 
-def _modules(names: set[str]) -> dict[str, _Module | None]:
+def _modules(names: set[str], packages: set[str]) -> dict[str, _Module | None]:
     """These modules, and those of the application that they import, by name; None where the code is not known."""
-    packages = {name.partition(".")[0] for name in names} - _FOREIGN
     found: dict[str, _Module | None] = {}
     left = [each for name in names for each in (name, *_packages_above(name))]
     while left:
@@ -85,25 +147,25 @@ def _modules(names: set[str]) -> dict[str, _Module | None]:
 
 
 def _is_of_the_application(name: str, packages: set[str]) -> bool:
-    package = name.partition(".")[0]
-    if package in _FOREIGN or (spec := _spec_of(name)) is None:
+    if _is_foreign(name) or (spec := _spec_of(name)) is None:
         return False
     is_beside = spec.has_location and not _INSTALLED.intersection(Path(spec.origin or "").parts)
-    return package in packages or is_beside
+    return name.partition(".")[0] in packages or is_beside
 
 
 def _module(name: str) -> _Module | None:
     spec = _spec_of(name)
     if spec is not None and spec.loader is None and spec.submodule_search_locations is not None:
-        return _Module("", frozenset())  # a package without code, or a directory that looks like one
+        return _Module("")  # a package without code, or a directory that looks like one
     code = _code_of(name, spec)
     if code is None:
         return None
     if isinstance(code, bytes):
-        return _Module(sha256(code).hexdigest(), frozenset())
+        return _Module(sha256(code).hexdigest())
     package = name.rpartition(".")[0] if spec is None else spec.parent or ""
     text = _told(code).encode("utf-8", "surrogatepass")
-    return _Module(sha256(text).hexdigest(), frozenset(_imports(code, package)))
+    functions = frozenset(_told(each) for each in _codes_in(code))
+    return _Module(sha256(text).hexdigest(), frozenset(_imports(code, package)), functions)
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
@@ -135,10 +197,8 @@ def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
     """What a module runs; the bytes of its file when that is no Python, None when it cannot be known."""
     file = (_imported(name) or {}).get("__file__") or (spec.origin if spec and spec.has_location else None)
     try:
-        if file is not None and Path(file).exists():
-            state = Path(file).stat()
-            if max(state.st_mtime, state.st_ctime) > _STARTED:
-                return None
+        if file is not None and _was_changed(Path(file).absolute()):
+            return None
         get_code = getattr(spec.loader, "get_code", None) if spec else None
         code: CodeType | None = get_code(spec.name) if spec and get_code else None
         if code is not None or file is None:
@@ -148,6 +208,31 @@ def _code_of(name: str, spec: ModuleSpec | None) -> CodeType | bytes | None:
         return compile(content, file, "exec", dont_inherit=True) if is_python else content
     except Exception:  # noqa: BLE001 - a loader may raise anything
         return None
+
+
+def _was_changed(file: Path) -> bool:
+    """Whether this file, or what leads to it, was changed since this process began."""
+    left = [file]
+    while left:
+        for path in (last := left.pop(), *last.parents):
+            try:
+                state = path.lstat()
+            except OSError:  # nothing is there, or a file that is an archive is above
+                continue
+            # Every file that comes or goes changes both times of a directory; moving it changes only one.
+            is_older = S_ISDIR(state.st_mode) and state.st_mtime_ns == state.st_ctime_ns
+            if not is_older and max(state.st_mtime, state.st_ctime) > _STARTED:
+                return True
+            if S_ISLNK(state.st_mode):
+                left.append(path.parent / path.readlink())
+    return False
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield value
+            yield from _codes_in(value)
 
 
 def _imports(code: CodeType, package: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot, TId, id_text
 from esazure.errors import AggregateNotFoundError, EventNotStorableError, StoreError
+from esazure.fingerprint import fingerprint
 from esazure.keys import stream_name
 from esazure.ports import ICommitStore, ViewRecord
 
@@ -35,12 +36,13 @@ _NAME = r"[A-Za-z][A-Za-z0-9_]{0,19}"
 class InlineView(Generic[A, V]):
     """What is known of one view function."""
 
-    def __init__(self, function: Callable[[A], V]) -> None:
+    def __init__(self, aggregate_class: type[A], function: Callable[[A], V]) -> None:
         self.function = function
         self.name = getattr(function, "__name__", "")
         self.model = _model_of(function, self.name)
         schema = json.dumps(self.model.model_json_schema(), sort_keys=True)
-        self.shape = sha256(schema.encode()).hexdigest()[:16]
+        code = fingerprint(aggregate_class, self.model, function)
+        self.shape = sha256(f"{code} {schema}".encode()).hexdigest()[:16]
 
     def record_of(self, aggregate: A) -> ViewRecord:
         """The view of an aggregate as it is now.
@@ -132,14 +134,16 @@ class InlineViewReader(Generic[A, V, TId]):
         return self._view.view_of(replace(record, latest=record.version))
 
 
-def inline_views(functions: Sequence[Callable[[Any], Any]]) -> dict[Callable[[Any], Any], InlineView[Any, Any]]:
+def inline_views(
+    aggregate_class: type[Any], functions: Sequence[Callable[[Any], Any]]
+) -> dict[Callable[[Any], Any], InlineView[Any, Any]]:
     """The views of one aggregate class.
 
     Raises:
         TypeError: not a view function.
         ValueError: two of one name.
     """
-    views = {function: InlineView(function) for function in functions}
+    views = {function: InlineView(aggregate_class, function) for function in functions}
     if len({view.name for view in views.values()}) < len(views):
         raise ValueError("two inline views have the same name: rename one of them")
     return views

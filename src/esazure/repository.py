@@ -119,7 +119,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> None:
         self._class = as_class(aggregate_class)
-        self._views = inline_views(views)
+        self._views = inline_views(self._class, views)
         self._codec = codec_of(self._class)
         self._snapshots = snapshots_of(self._class)
         self._store = store

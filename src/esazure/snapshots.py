@@ -22,7 +22,6 @@ from typing_extensions import TypeVar, get_original_bases
 
 from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
 from esazure.codec import zoned_times
-from esazure.events import DomainEvent
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
 
@@ -61,9 +60,6 @@ class Snapshotted(ABC, Generic[S]):
         """Set the state of a new aggregate to this, as if every event had been applied."""
 
 
-_OURS = {*AggregateRoot.__mro__, *Snapshotted.__mro__, *DomainEvent.__mro__}
-
-
 class SnapshotCodec(Generic[A]):
     """Takes and restores the snapshots of one aggregate class; made by `snapshots_of`."""
 
@@ -77,7 +73,7 @@ class SnapshotCodec(Generic[A]):
                 f"{aggregate_class.__name__}.snapshot_every is a number of events from 1 to {_MOST_EVENTS}, "
                 f"not {self.every!r}: a load reads as many commits to find the last snapshot"
             )
-        code = fingerprint(aggregate_class, self._model, _OURS)
+        code = fingerprint(aggregate_class, self._model)
         self.tag = sha256(f"{aggregate_class.snapshot_revision} {code}".encode()).hexdigest()[:_DIGEST]
         """Changes with the code that makes the state of the events."""
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module, invalidate_caches, reload
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from time import sleep, time
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from esazure import fingerprint
+from esazure.inline import InlineView
+from esazure.memory import InMemoryStore
 from esazure.snapshots import SnapshotCodec
 
 MONEY = """
@@ -440,7 +446,7 @@ def test_it_is_the_same_in_every_process_and_after_whatever_was_done_before() ->
     tags = {
         subprocess.run(  # noqa: S603 - ours
             [sys.executable, "-c", f"import sys; {before}from tests.unit.test_fingerprint import tag; print(tag())"],
-            env={"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
             text=True,
@@ -503,6 +509,222 @@ def test_a_file_that_was_changed_while_the_process_ran_may_not_be_what_runs(
     with caplog.at_level(logging.WARNING, "esazure"):
         SnapshotCodec(import_module("accounts_written_now").Account)
     assert "Account: the code of accounts_written_now cannot be found, or was changed while" in caplog.text
+
+
+RELEASES = {"r1": "FEE = 1", "r2": "FEE = 2"}
+"""They differ in one constant of a module beside the aggregate."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with both releases, of which `current` is the first; its modules can be imported."""
+    for release, fee in RELEASES.items():
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "accounts.py").write_text(ACCOUNTS)
+        (tmp_path / release / "fees.py").write_text(f"{fee}\n\ndef fee(): return FEE")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path / "current")
+    return tmp_path
+
+
+def started(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The aggregate in a process that starts now."""
+    sleep(0.02)  # the clock of files is behind by a few milliseconds
+    for name in ("accounts", "fees"):
+        sys.modules.pop(name, None)
+    sys.path_importer_cache.clear()
+    invalidate_caches()
+    monkeypatch.setattr(fingerprint, "_STARTED", time())
+    account = import_module("accounts").Account
+    sleep(0.02)
+    return account
+
+
+def link(server: Path, release: str) -> None:
+    (server / "new").symlink_to(release)
+    (server / "new").replace(server / "current")
+
+
+def link_twice(server: Path, release: str) -> None:
+    if not (server / "current").is_symlink():
+        (server / "current").symlink_to("stage")
+    (server / "new").symlink_to(release)
+    (server / "new").replace(server / "stage")
+
+
+def move(server: Path, release: str) -> None:
+    if (server / "current").exists():
+        (server / "current").rename(server / "last")
+    (server / release).rename(server / "current")
+
+
+def overwrite(server: Path, release: str) -> None:
+    (server / "current").mkdir(exist_ok=True)
+    for file in (server / release).iterdir():
+        shutil.copy2(file, server / "current")  # with its times
+
+
+def overwrite_what_is_new(server: Path, release: str) -> None:
+    overwrite(server, release) if release == "r1" else shutil.copy2(server / release / "fees.py", server / "current")
+
+
+def archive(server: Path, release: str) -> None:
+    with zipfile.ZipFile(server / "new", "w") as file:
+        for module in (server / release).iterdir():
+            file.write(module, module.name)
+    (server / "new").replace(server / "current")
+
+
+@pytest.mark.parametrize("deploy", [link, link_twice, move, overwrite, overwrite_what_is_new, archive])
+def test_a_process_that_looks_after_a_deployment_has_the_tag_of_neither_release(
+    server: Path,
+    deploy: Callable[[Path, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deploy(server, "r1")
+    first = [SnapshotCodec(started(monkeypatch)).tag for _ in range(2)]
+    late = started(monkeypatch)
+    assert caplog.messages == []
+    deploy(server, "r2")
+    between = SnapshotCodec(late).tag
+    assert caplog.messages[0].startswith("Account: the code of ")
+    caplog.clear()
+    second = [SnapshotCodec(started(monkeypatch)).tag for _ in range(2)]
+    assert caplog.messages == []
+    assert first[0] == first[1]
+    assert second[0] == second[1]
+    assert len({first[0], between, second[0]}) == 3
+
+
+def test_a_module_that_was_loaded_again_may_not_be_what_its_classes_run(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link(server, "r1")
+    before = started(monkeypatch)
+    tag = SnapshotCodec(before).tag
+    (server / "r1" / "accounts.py").write_text(ACCOUNTS.replace("- fee()", "+ fee()"))
+    after = reload(sys.modules["accounts"]).Account
+    assert SnapshotCodec(before).tag == tag != SnapshotCodec(after).tag
+
+
+@pytest.mark.parametrize("name", ["when", "open", "restore"])
+def test_a_method_that_was_replaced_makes_another_tag(
+    server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    link(server, "r1")
+    tag = SnapshotCodec(started(monkeypatch)).tag
+    account = started(monkeypatch)
+    setattr(account, name, account.snapshot)  # which is in the code of the module
+    assert SnapshotCodec(account).tag != tag
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("file", ["fees.py", "another.py"])
+@pytest.mark.parametrize("module", ["fees", "tests.unit.test_fingerprint"])
+def test_a_function_that_was_replaced_is_not_what_was_found(
+    server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: str, module: str
+) -> None:
+    link(server, "r1")
+    account = started(monkeypatch)
+    names: dict[str, Any] = {"__name__": module}
+    exec(compile("def fee(): return 7", file, "exec"), names)  # noqa: S102 - the point
+    monkeypatch.setattr(sys.modules["fees"], "fee", names["fee"])
+    SnapshotCodec(account)
+    assert "Account: the code of fees cannot be found, or was changed" in caplog.text
+
+
+def test_a_class_of_code_that_is_in_no_module_has_a_tag_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    tags: set[str] = set()
+    for _ in range(2):
+        names: dict[str, Any] = {}
+        exec(ACCOUNTS.replace("from fees import fee", "def fee(): return 1"), names)  # noqa: S102 - the point
+        tags.add(SnapshotCodec(names["Account"]).tag)
+    assert len(tags) == 2
+    assert caplog.messages[0].startswith("Account: the code of builtins cannot be found")
+
+
+async def test_an_object_that_fails_whatever_it_is_asked_is_left_alone(
+    server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lazy:
+        def __getattribute__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    link(server, "r1")
+    tag = SnapshotCodec(started(monkeypatch)).tag
+    account = started(monkeypatch)
+    account.lazy = sys.modules["accounts"].lazy = Lazy()  # type: ignore[attr-defined] # there for this test
+    assert SnapshotCodec(account).tag == tag
+    assert caplog.messages == []
+
+
+VIEWS = """
+from accounts import Account
+from pydantic import BaseModel
+from fees import FEE
+
+class Card(BaseModel):
+    total: int
+
+def card(account: Account) -> Card:
+    return Card(total=account.total + 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("views.py", "account.total + 1", "account.total + 2"),
+        ("views.py", "total: int", "total: int = 0"),
+        ("accounts.py", "- fee()", "+ fee()"),
+        ("fees.py", "FEE = 1", "FEE = 3"),
+    ],
+)
+def test_the_shape_of_an_inline_view_changes_with_the_code_that_makes_it(
+    server: Path, monkeypatch: pytest.MonkeyPatch, file: str, before: str, after: str
+) -> None:
+    def shape() -> str:
+        sys.modules.pop("views", None)
+        account = started(monkeypatch)
+        views = import_module("views")
+        assert views.Account is account
+        return InlineView(account, views.card).shape
+
+    link(server, "r1")
+    (server / "r1" / "views.py").write_text(VIEWS)
+    first = shape()
+    assert shape() == first
+    path = server / "r1" / file
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    assert shape() != first
+
+
+async def test_a_view_that_other_code_wrote_last_is_computed_anew(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two releases with the same model take turns; each sees what its own code makes of all commits."""
+    store, releases = InMemoryStore(), []
+    for plus in (1, 2):
+        link(server, "r1")
+        (server / "r1" / "views.py").write_text(VIEWS.replace("+ 1", f"+ {plus}"))
+        sys.modules.pop("views", None)
+        account = started(monkeypatch)
+        views = import_module("views")
+        releases.append((store.events(account, views=[views.card]), views.card))
+        if plus == 1:
+            first = account("a")
+            first.open()
+            await releases[0][0].append(first)
+        monkeypatch.setattr(fingerprint, "_STARTED", 1e12)
+    for _ in range(2):
+        for plus, (accounts, card) in enumerate(releases, start=1):
+            total = (await accounts.rehydrate("a")).total
+            assert (await accounts.view(card).get("a")).total == total + plus
+            changed = await accounts.rehydrate("a")
+            changed.open()
+            await accounts.append(changed)
 
 
 RUN = """
