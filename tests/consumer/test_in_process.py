@@ -488,6 +488,46 @@ async def test_what_another_process_has_finished_is_not_mixed_up_with_what_came_
     assert mine.versions("ada") == [2]
 
 
+async def test_what_another_process_did_before_it_died_is_not_done_again(store: Store) -> None:
+    mine, theirs = Recorder("mail", repeatable=False, trouble=fails_at(1, times=1)), Recorder("mail", repeatable=False)
+    subscription, _ = subscribe(store, mine)
+    (message,) = await store_events(store, "ada", Opened())
+    await subscription.run_once()  # fails, and is to be tried again
+    other = Consumer("worker", [theirs], positions=store, source=store)
+    await other.lane().handle(message)  # and the commit stays in the outbox
+    assert await subscription.drain() == 0
+    assert theirs.versions("ada") == [1]
+    assert mine.versions("ada") == []
+
+
+async def test_a_handler_that_outlasts_its_turn_is_waited_for_when_another_process_has_finished_its_commit(
+    store: Store,
+) -> None:
+    handlers, calls, go_on = EventHandlers("slow"), [], asyncio.Event()
+
+    @handlers.on(Account, Deposited)
+    async def slow(envelope: EventEnvelope[Deposited]) -> None:
+        calls.append(f"{envelope.version} begins")
+        if envelope.version == 1:
+            await go_on.wait()
+        calls.append(f"{envelope.version} ends")
+
+    subscription, _ = subscribe(store, handlers, lease=0.2)
+    await deposit(store)
+    async with asyncio.timeout(20):
+        while not calls:
+            await subscription.run_once()  # the turn is over, and it is still at work
+    (record,) = await store.unpublished("Account.ada", before_version=9)
+    await store.mark_published(record)  # as another process does when it is done
+    await deposit(store)
+    draining = asyncio.create_task(subscription.drain())
+    await asyncio.sleep(0.3)
+    assert calls == ["1 begins"]
+    go_on.set()
+    assert await asyncio.wait_for(draining, 20) == 0
+    assert calls == ["1 begins", "1 ends", "2 begins", "2 ends"]
+
+
 async def test_however_many_streams_fail_each_rests_and_is_tried_as_often_as_any(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

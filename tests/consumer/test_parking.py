@@ -21,6 +21,7 @@ from tests.consumer.support import (
     store_events,
 )
 
+import esazure.consumer.lane as lane_module
 from esazure.consumer import Consumer, ParkedStream
 from esazure.documents import IDocumentStore
 from esazure.errors import HandlerFailedError, PoisonMessageError, RetryLaterError, StoreUnavailableError
@@ -600,6 +601,32 @@ async def test_a_version_the_store_does_not_hold_is_set_aside_and_harms_nothing(
     assert await deliver(consumer, messages) == ["done"] * 3
     assert recorder.versions("ada") == [1, 2, 3]
     assert await consumer.parked() == []
+
+
+async def test_what_was_served_before_a_version_the_store_does_not_hold_is_not_served_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane_module, "SLICE", 2)
+    store, recorder = InMemoryStore(), Recorder()
+    *_, last = await deposits(store, "ada", 4)
+    lane = Consumer("worker", [recorder], positions=store, source=store).lane()
+    assert await outcome(lane, changed(last, version="9")) == "NoSuchVersion"
+    assert recorder.versions("ada") == [1, 2, 3, 4]
+    another = Recorder()
+    assert await deliver(Consumer("worker", [another], positions=store, source=store), [last]) == ["done"]
+    assert another.versions("ada") == [5]
+
+
+@KINDS
+async def test_waiting_is_no_try(repeatable: bool) -> None:  # noqa: FBT001
+    recorder = Recorder(trouble=fails_at(1, error=lambda: RetryLaterError("away")), repeatable=repeatable)
+    store, consumer = setting(recorder, attempts=3)
+    (message,) = await deposits(store, "ada", 0)
+    lane = consumer.lane()
+    for _ in range(5):
+        assert await outcome(lane, message, 1) == "wait"
+    recorder.trouble = fails_at(1)
+    assert [await outcome(lane, message, attempt) for attempt in (1, 2, 3)] == ["again", "again", "HandlerFailed"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from azure.servicebus import NEXT_AVAILABLE_SESSION
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient
 from tests.servicebus.receiving import SUBSCRIPTION, Mailbox, mailbox, until, waiting
 from tests.servicebus.support import open_connections, within
@@ -332,3 +332,22 @@ async def test_an_open_that_fails_leaves_no_socket_behind(
             pass
     async with accepted(client) as session:
         assert session.id == "a"
+
+
+@pytest.mark.parametrize("settle", ["complete", "abandon", "dead_letter"])
+async def test_a_settlement_that_was_cancelled_inside_the_sdk_is_not_taken_for_done(settle: str) -> None:
+    class Receiver:
+        async def settle(self, *_: object, **__: object) -> None:
+            raise asyncio.CancelledError
+
+        complete_message = abandon_message = dead_letter_message = settle
+
+    receiver: Any = Receiver()
+    session, message = Session(receiver), cast("ServiceBusReceivedMessage", object())
+    settled = {
+        "complete": lambda: session.complete([message]),
+        "abandon": lambda: session.abandon(message),
+        "dead_letter": lambda: session.dead_letter(message, "Reason", "why"),
+    }
+    with pytest.raises(SessionLostError):
+        await settled[settle]()

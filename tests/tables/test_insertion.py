@@ -13,7 +13,13 @@ from tests.support.table_proxy import TableProxy
 from tests.tables.test_rows import NOISE, entity_size
 
 from esazure import CommitTooLargeError
-from esazure.keys import MAX_COMMIT_BYTES, MAX_DENSE_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_STREAM_NAME
+from esazure.keys import (
+    MAX_COMMIT_BYTES,
+    MAX_DENSE_COMMIT_BYTES,
+    MAX_METADATA_CHARACTERS,
+    MAX_SNAPSHOT_CHARACTERS,
+    MAX_STREAM_NAME,
+)
 from esazure.limits import check_limits
 from esazure.ports import ViewRecord
 from esazure.tables import TableStore
@@ -67,6 +73,17 @@ async def test_more_views_than_a_transaction_holds_are_refused_before_any_reques
         with pytest.raises(CommitTooLargeError, match="98 inline views"):
             await store.insert(COMMIT, outbox=True, views=views_of(*["{}"] * (MAX_ROWS - 2)))
         assert table.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("view", "is_kept"), [("{}", True), (NOISE[: MAX_DENSE_COMMIT_BYTES - 200], False)], ids=["small", "large"]
+)
+def test_a_snapshot_is_left_out_rather_than_the_commit_refused(view: str, *, is_kept: bool) -> None:
+    commit = replace(COMMIT, snapshot="tag digest " + "\u20ac" * MAX_SNAPSHOT_CHARACTERS)
+    check_limits(commit, views_of(view))
+    (_, row, *_), *_ = insertion(commit, "00", views_of(view), outbox=True)
+    assert ("s0" in row) == is_kept
+    assert row["cid"] == commit.commit_id
 
 
 async def test_what_only_fits_when_it_is_compressed_as_one_is_refused_before_any_request() -> None:
