@@ -42,10 +42,6 @@ def _payable(money: Money) -> Money:
     return money
 
 
-ATTEMPTS = 8
-"""How often a transaction is decided anew when others on the same account were quicker."""
-
-
 CommandId = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, AfterValidator(person_name)]
 EmailAddress = Annotated[Email, BeforeValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
@@ -125,7 +121,6 @@ class Bank:
         account = await self.accounts.update(
             command.account_id,
             lambda account: account.deposit(command.money, self.converter),
-            attempts=ATTEMPTS,
             command_id=command.command_id,
         )
         if not isinstance(account.latest, Deposited) or account.latest.asked != command.money:
@@ -143,7 +138,6 @@ class Bank:
         account = await self.accounts.update(
             command.account_id,
             lambda account: account.withdraw(command.money, self.converter),
-            attempts=ATTEMPTS,
             command_id=command.command_id,
         )
         if not isinstance(account.latest, Withdrawn) or account.latest.asked != command.money:

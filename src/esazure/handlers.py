@@ -40,8 +40,8 @@ TId = TypeVar("TId", bound=UUID | str)
 
 Interests = Mapping[type[AggregateRoot[Any, Any]], frozenset[type[DomainEvent]]]
 
-CONFLICTS = 5
-"""How often a reaction decides again after a conflict, before its message waits."""
+PATIENCE = 2.0
+"""Seconds for which a reaction decides again after a conflict, before its message waits."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,79}")
 _CARRIED_CHARACTERS = 1_024  # of a correlation id: it has to fit into the metadata of a commit, however it is escaped
@@ -297,7 +297,7 @@ class Reactions(_OneByOne[Callable[[EventEnvelope[Any]], Awaitable[object]]]):
                 await changes.update(
                     id(envelope),
                     lambda aggregate: function(aggregate, envelope),
-                    attempts=CONFLICTS,
+                    timeout=PATIENCE,
                     command_id=f"{self._name}:{envelope.event_id}",
                 )
 

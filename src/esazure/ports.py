@@ -341,9 +341,14 @@ class IEventsService(Protocol[A, TId_contra]):
 
     @abstractmethod
     async def update(
-        self, id: TId_contra, change: Callable[[A], object], *, attempts: int = 3, command_id: str | None = None
+        self,
+        id: TId_contra,
+        change: Callable[[A], object],
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - no attempt is cut off
+        command_id: str | None = None,
     ) -> A:
-        """Load, change, persist; after a conflict load and decide again, `attempts` times in all.
+        """Load, change, persist; after a conflict load and decide again, until `timeout` seconds have passed.
 
         With a `command_id` that was carried out before, nothing is stored, and the aggregate is returned as that
         command left it, to look at.

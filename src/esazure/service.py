@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from inspect import isawaitable
 from itertools import chain
 from random import uniform
 from typing import TYPE_CHECKING, Any, Generic
+from weakref import WeakValueDictionary
 
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId
+from esazure.aggregate import AggregateRoot, TId, id_text
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
 from esazure.events import Commit
 from esazure.keys import command_key
@@ -25,9 +27,8 @@ A = TypeVar("A", bound=AggregateRoot[Any, Any])
 BACKLOG = 32
 """How many earlier commits a `persist` publishes before its own; when more wait, it leaves the rest to a relay."""
 
-FIRST_PAUSE = 0.01
-LONGEST_PAUSE = 0.5
-"""Seconds between two attempts of `update`; the longest is reached after six conflicts."""
+PATIENCE = 10.0
+"""Seconds for which `update` begins anew after a conflict."""
 
 _log = logging.getLogger("esazure.service")
 
@@ -43,6 +44,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
     def __init__(self, repository: IEventsRepository[A, TId], producer: IEventProducer | None = None) -> None:
         self._repository = repository
         self._producer = producer
+        self._queues: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
         self.undispatched = 0
         """How many times `persist` stored a commit and could not dispatch it."""
 
@@ -106,36 +108,67 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         return await self._repository.rehydrate(id, version=version)
 
     async def update(
-        self, id: TId, change: Callable[[A], object], *, attempts: int = 3, command_id: str | None = None
+        self,
+        id: TId,
+        change: Callable[[A], object],
+        *,
+        timeout: float = PATIENCE,  # noqa: ASYNC109 - no attempt is cut off
+        command_id: str | None = None,
     ) -> A:
-        """Load, change, persist; after a conflict load and decide again, `attempts` times in all, with short pauses.
+        """Load, change, persist; after a conflict load and decide again, until `timeout` seconds have passed.
+
+        Updates of one aggregate through this service take turns, first come first served, so that only writers
+        elsewhere cause conflicts; those are met with short random pauses. An attempt that has begun is not cut off, and
+        there is always one.
 
         `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored. When the
         command of this `command_id` was carried out before, nothing is stored, what `change` did or raised is dropped,
         and the aggregate is returned as that command left it, to look at: the same answer however often one asks.
 
         Raises:
-            ConcurrencyError: every attempt met another writer.
-            ValueError: `attempts` below 1, or a command id that is not 1 to 256 characters.
+            ConcurrencyError: every attempt met another writer, the last one after the time.
+            ValueError: `timeout` below 0, or a command id that is not 1 to 256 characters.
             TypeError: `change` is asynchronous.
             Exception: whatever `rehydrate`, `persist` or `change` raises.
         """
-        from asyncio import sleep  # noqa: PLC0415 - see the top of the file
+        from asyncio import get_running_loop, sleep  # noqa: PLC0415 - see the top of the file
 
-        if attempts < 1:
-            raise ValueError(f"attempts must be at least 1, not {attempts}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
         if command_id is not None:
             command_key(command_id)
-        attempt = 1
-        while True:
-            try:
-                return await self._update_once(id, change, command_id)
-            except ConcurrencyError:
-                if attempt >= attempts:
-                    raise
-            # Full jitter: writers that met must not meet again.
-            await sleep(uniform(0, min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)))  # noqa: S311 - not a secret
-            attempt += 1
+        loop = get_running_loop()
+        deadline = loop.time() + timeout
+        async with self._turn(id_text(id), deadline):
+            while True:
+                began = loop.time()
+                try:
+                    return await self._update_once(id, change, command_id)
+                except ConcurrencyError:
+                    if loop.time() >= deadline:
+                        raise
+                # So that writers that met do not meet again. Not longer each time: somebody was stored whenever one was
+                # not, and who lost often would lose to whoever comes fresh.
+                await sleep(uniform(0, loop.time() - began))  # noqa: S311 - not a secret
+
+    @asynccontextmanager
+    async def _turn(self, name: str, deadline: float) -> AsyncIterator[None]:
+        """In the order of coming. Who waited until its deadline goes on without: a turn is for fairness, not safety."""
+        from asyncio import Lock, get_running_loop, sleep, timeout_at  # noqa: PLC0415 - see the top of the file
+
+        await sleep(0)  # a store in memory never waits, and a writer in a loop would keep everybody else out
+        # Kept by those who wait for it or have it. By loop, because a lock belongs to one.
+        queue = self._queues.setdefault((id(get_running_loop()), name), Lock())
+        try:
+            async with timeout_at(deadline):
+                await queue.acquire()
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            queue.release()
 
     async def _update_once(self, id: TId, change: Callable[[A], object], command_id: str | None) -> A:
         aggregate = await self._repository.rehydrate(id)

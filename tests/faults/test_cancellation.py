@@ -33,7 +33,7 @@ ID = "c"
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(service_module, "uniform", lambda low, high: 0.0)
     monkeypatch.setattr(append_module, "FIRST_PAUSE", 0.0)
 
 

@@ -52,7 +52,7 @@ MakeService = Callable[[IEventsRepository[Counter, str], FaultyProducer], IEvent
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(service_module, "uniform", lambda low, high: 0.0)
 
 
 def methods(report: Report) -> list[str]:
@@ -416,6 +416,8 @@ class TakesEverything(InMemoryStore):
 
     async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         self._streams.setdefault(record.stream, []).append(record)
+        if record.stream not in self._outbox:
+            self._waiting.append(record.stream)
         self._outbox.setdefault(record.stream, {})[record.first_version] = self.clock()
 
 

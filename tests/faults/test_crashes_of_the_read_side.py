@@ -37,7 +37,7 @@ def card(counter: Counter) -> Card:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(service_module, "uniform", lambda low, high: 0.0)
 
 
 def methods(report: Report) -> list[str]:

@@ -25,7 +25,6 @@ from esazure import (
     StoreError,
     UnusableAggregateError,
 )
-from esazure import service as service_module
 from esazure.errors import CommandHandledError
 from esazure.memory import InMemoryStore
 from esazure.relay import OutboxRelay
@@ -53,11 +52,6 @@ def spend(amount: int, *, of: list[int] | None = None) -> Any:
         counter.increment(-amount)
 
     return change
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "FIRST_PAUSE", 0.0)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -359,7 +353,7 @@ async def test_twins_are_carried_out_once_and_get_the_same_answer_however_they_i
         store = RacyStore(seed)
         service = await service_with(store)
         twins = [service.update(ID, spend(60), command_id="spend-1") for _ in range(3)]
-        others = [service.update(ID, lambda purse: purse.increment(1000), attempts=20) for _ in range(2)]
+        others = [service.update(ID, lambda purse: purse.increment(1000)) for _ in range(2)]
         answers = (await asyncio.gather(*twins, *others))[:3]
         assert len({answer.version for answer in answers}) == 1, f"seed {seed}"
         assert len({answer.total for answer in answers}) == 1, f"seed {seed}"

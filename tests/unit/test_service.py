@@ -294,28 +294,23 @@ async def test_update_decides_again_on_fresh_copies_after_conflicts(rivals: int)
     assert (await service.rehydrate(key)).notes == updated.notes
 
 
-async def test_update_gives_up_after_three_attempts_unless_told_otherwise() -> None:
-    store, service, key = await contested(3)
-    with pytest.raises(ConcurrencyError):
-        await service.update(key, lambda counter: counter.note("mine"))
-    assert store.rivals == 0
-    assert (await service.rehydrate(key)).notes == ["created", *["rival"] * 3]
-
-    store, service, key = await contested(3)
-    assert (await service.update(key, lambda counter: counter.note("mine"), attempts=4)).version == 5
-
+async def test_update_gives_up_when_its_time_is_over_and_not_before() -> None:
     store, service, key = await contested(2)
     with pytest.raises(ConcurrencyError):
-        await service.update(key, lambda counter: counter.note("mine"), attempts=1)
-    assert store.rivals == 1
+        await service.update(key, lambda counter: counter.note("mine"), timeout=0)
+    assert store.rivals == 1, "there is always one attempt"
+    assert (await service.update(key, lambda counter: counter.note("mine"))).version == 4
+
+    store, service, key = await contested(100)
+    assert (await service.update(key, lambda counter: counter.note("mine"), timeout=3600)).version == 102
 
 
-@pytest.mark.parametrize("attempts", [0, -1])
-async def test_update_needs_at_least_one_attempt(attempts: int) -> None:
+@pytest.mark.parametrize("seconds", [-1, -0.001, float("nan")])
+async def test_update_needs_a_time_that_can_be(seconds: float) -> None:
     store, service, key = await contested(0)
     store.calls.clear()
-    with pytest.raises(ValueError, match="at least 1"):
-        await service.update(key, lambda counter: counter.note("mine"), attempts=attempts)
+    with pytest.raises(ValueError, match="at least 0"):
+        await service.update(key, lambda counter: counter.note("mine"), timeout=seconds)
     assert store.calls == []
 
 

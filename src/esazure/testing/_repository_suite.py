@@ -202,7 +202,7 @@ class StreamPromises:
 
         async def write(writer: int) -> None:
             for number in range(4):
-                await service.update(counter.id, lambda it: it.note(f"{writer}/{number}"), attempts=200)  # noqa: B023 - called at once
+                await service.update(counter.id, lambda it: it.note(f"{writer}/{number}"))  # noqa: B023 - called at once
 
         await asyncio.gather(*[write(writer) for writer in range(8)])
 
