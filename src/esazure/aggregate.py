@@ -31,6 +31,10 @@ class StreamState:
     """Where an aggregate stands against its stream; the library's side of an aggregate, kept apart from the user's."""
 
     stored_version: int = 0
+    store_id: UUID | None = None
+    """The store that holds this aggregate; None while it is in none."""
+    head: str = ""
+    """What its store tells the last stored commit from others by; the next commit says that it follows this one."""
     snapshot_version: int = 0
     """The version of the last usable snapshot."""
     pending: list[Any] = field(default_factory=list[Any])
@@ -199,6 +203,8 @@ def accept(aggregate: AggregateRoot[Any, Any], commit: Commit[Any]) -> None:
     state = state_of(aggregate)
     state.in_doubt = None
     state.stored_version = commit.last_version
+    state.store_id = commit.store_id
+    state.head = commit.record.identity
     if commit.record.snapshot is not None:
         state.snapshot_version = commit.last_version
     del state.pending[: commit.record.count]

@@ -17,7 +17,7 @@
   * CorruptStreamError           what is stored cannot be what was written
   * StoreError                   the store refused; nothing was stored
     * StoreUnavailableError      the store cannot be reached or is overloaded: try again later
-    * StoreMismatchError         the store was created with another layout
+    * StoreMismatchError         the store is another one than is meant, or has another layout
   * DispatchError                stored, but not handed to the broker
   * SubscriptionError            a subscription cannot be received from, and somebody has to act
   * PoisonMessageError           a message that can never be handled: it is set aside, once
@@ -67,13 +67,18 @@ class ConcurrencyError(EsAzureError):
 
     def __init__(self, stream: str, *, expected: int, actual: int | None = None) -> None:
         now = f"is at version {actual}" if actual is not None else "has moved on"
+        if actual == expected:
+            now = f"has other events up to version {actual}"
         super().__init__(
             f"{stream} {now}, this copy was loaded at {expected}: reload and decide again, or use EventsService.update"
         )
         self.stream = stream
         self.expected = expected
         self.actual = actual
-        """The version the stream has reached, at least; None when it is not known."""
+        """The version the stream has reached, at least; None when it is not known.
+
+        Not above `expected` when what this copy was made of is not there any more, or never was.
+        """
 
 
 async def _not_attached() -> Any:
@@ -183,7 +188,7 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreMismatchError(StoreError):
-    """The store exists with another layout than the one asked for; opening it so would lose streams."""
+    """The store is not the one that is meant, or has another layout: going on would lose streams."""
 
 
 class DispatchError(EsAzureError):

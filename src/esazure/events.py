@@ -121,6 +121,15 @@ class CommitRecord:
     """The command this commit carries out, if its sender named it; no second commit of the stream has the same."""
     snapshot: str | None = field(default=None, repr=False)
     """The state of the aggregate after this commit, as `snapshots.py` writes it: a tag, a blank, and what follows."""
+    after: str = field(default="", repr=False, compare=False)
+    """The identity of the commit that has to be before this one; not stored. Empty for the first, or if not known."""
+    tag: str = field(default="", repr=False, compare=False)
+    """Set by a store that knows stored commits by something else than their ids."""
+
+    @property
+    def identity(self) -> str:
+        """What a stored commit is told from all others by that might be in its place."""
+        return self.tag or self.commit_id
 
     @property
     def last_version(self) -> int:

@@ -75,13 +75,14 @@ class InMemoryStore(Store):
         # No await between these checks and the write: another task must not interleave.
         stream = self._streams.setdefault(record.stream, [])
         version = stream[-1].last_version if stream else 0
+        follows = version == record.expected_version and record.after in ("", stream[-1].commit_id if stream else "")
         if version != record.expected_version and any(stored.commit_id == record.commit_id for stored in stream):
             return
         if record.command_id is not None:
             first_version = self._find_command(record.stream, record.command_id)
             if first_version is not None or (record.stream, record.command_id) in self._forbidden:
                 raise CommandHandledError(record.stream, first_version)
-        if version != record.expected_version:
+        if not follows:
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         stream.append(record)
         if outbox:

@@ -53,10 +53,12 @@ class ICommitStore(Protocol):
     async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
         """Store the commit, and with it all or none of: its outbox row, its command's id, its inline views.
 
+        It follows what its writer has seen or it is not stored: a stream has no gap, whatever became of its rows.
+
         Inserting a commit that is already stored, with the same commit id, succeeds and changes nothing.
 
         Raises:
-            ConcurrencyError: the slot after the expected version is taken by another commit.
+            ConcurrencyError: the stream does not end at the expected version, or not with the commit it is `after`.
             CommandHandledError: another commit of the stream has the same command id, or none may ever have it. Comes
                 before ConcurrencyError when both are true.
             AppendOutcomeUnknownError: no definite answer before the deadline.
@@ -271,6 +273,7 @@ class IEventsRepository(Protocol[A, TId_contra]):
             ConcurrencyError: somebody else stored a commit since this aggregate was loaded.
             AppendOutcomeUnknownError: the deadline passed without a definite answer; the error's `retry()` asks again.
             UnusableAggregateError: this copy must not be persisted; the message says why.
+            StoreMismatchError: this copy belongs to another store; nothing was sent.
             RefusedError: over a limit or not storable; nothing was sent.
             CommandHandledError: the command was given up for good.
             StoreError: the store refused; nothing was stored.

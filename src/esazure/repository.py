@@ -38,6 +38,7 @@ from esazure.errors import (
     CorruptStreamError,
     EsAzureError,
     ReadOnlyAggregateError,
+    StoreMismatchError,
     UnusableAggregateError,
 )
 from esazure.events import Commit, CommitRecord, decode_metadata, decode_time
@@ -205,10 +206,12 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             # Every commit has an event, so the last snapshot is not further back; but for the commit that `to` may cut.
             within = snapshots.every + (to is not None)
             pages = self._store.load(stream, to_version=to, tag=snapshots.tag, within=within)
+        state = state_of(aggregate)
+        state.store_id = self._store.store_id
         is_restored = False  # from a snapshot, which is then doubted before the stream is
         async with aclosing(pages):
             async for page in pages:
-                first = page[0]
+                first, state.head = page[0], page[-1].identity
                 if snapshots is not None and not aggregate.version and first.has_snapshot(snapshots.tag, to):
                     is_restored = snapshots.restore(aggregate, first.last_version, first.snapshot or "")
                     if not is_restored:
@@ -236,6 +239,12 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             raise ReadOnlyAggregateError(
                 f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
                 "load it without a version to change it"
+            )
+        home = state.store_id if state.in_doubt is None else state.in_doubt.store_id
+        if home is not None and home != self._store.store_id:
+            raise StoreMismatchError(
+                f"{stream_of(aggregate)} belongs to the store {home}, and this one is {self._store.store_id}: "
+                "persist it where it was loaded or first persisted, or load it from this store"
             )
         if state.in_doubt is None:
             return self._new_commit(aggregate, command_id)
@@ -301,6 +310,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             payload=payload,
             command_id=command_id,
             snapshot=None if self._snapshots is None else self._snapshots.take(aggregate, payload),
+            after=state.head,
         )
         return Commit(record, aggregate.aggregate_type, aggregate_id, now, self._store.store_id, metadata, recorded)
 

@@ -37,5 +37,6 @@ class TestSqliteStore(CommitStoreConformance):
 
     async def fill(self, store: SqliteStore, records: Sequence[CommitRecord]) -> None:
         columns = "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot"
+        rows = [astuple(record)[:9] for record in records]
         with closing(sqlite3.connect(store._path)) as db, db:
-            db.executemany(f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(astuple, records))  # noqa: S608 - constants
+            db.executemany(f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608 - constants

@@ -47,7 +47,7 @@ class FakeTable:
             stored = self.rows.get(_key(row))
             if kind == "create" and stored is not None:
                 raise RowExistsError
-            if kind in ("delete", "replace") and stored is None:
+            if kind in ("delete", "replace", "touch") and stored is None:
                 raise RowMissingError
             if tag and stored is not None and tag != [tag_of(stored)]:
                 raise RowExistsError
@@ -66,7 +66,8 @@ class FakeTable:
         if kind == "delete":
             del self.rows[_key(row)]
             return ""
-        stored = {**row, TAG: f'W/"{next(self._tags)}"', TIME: datetime.now(UTC).isoformat()}
+        before = self.rows[_key(row)] if kind == "touch" else {}
+        stored = {**before, **row, TAG: f'W/"{next(self._tags)}"', TIME: datetime.now(UTC).isoformat()}
         self.rows[_key(row)] = stored
         return tag_of(stored)
 

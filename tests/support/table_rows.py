@@ -9,7 +9,14 @@ from azure.data.tables import UpdateMode
 from esazure.events import CommitRecord
 from esazure.tables import TableStore
 from esazure.tables.commands import command_rows
+from esazure.tables.layout import settle
 from esazure.tables.rows import commit_rows, partition_of
+
+
+async def settle_all(store: TableStore) -> None:
+    """What happens once for each shard happens now."""
+    for partition in store.partitions:
+        await settle(store._gateway, store._layout, partition)
 
 
 async def fill(store: TableStore, records: Sequence[CommitRecord]) -> None:

@@ -6,24 +6,30 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.support.fake_tables import FakeGateway, FakeTable, fake_store
 from tests.support.flaky_tables import Fate, FlakyGateway
+from tests.support.table_rows import settle_all
 
 from esazure import CorruptStreamError, StoreError, StoreUnavailableError
-from esazure.errors import CommandHandledError
+from esazure.errors import CommandHandledError, StoreMismatchError
 from esazure.tables.commands import command_rows, forbid, read
 from esazure.tables.gateway import Operation
+from esazure.tables.layout import Layout, presence
 from esazure.testing._counter import commit_of
 
 COMMIT = replace(commit_of("Counter.a", 9_000_000_000, "a"), commit_id="mine", command_id="pay-1")
+LAYOUT = Layout(UUID(int=1), 64)
 KEY = "c.Counter.a.0da3174c441a36c80c2ecf4b"
 
 
 @pytest.fixture
 def table() -> FakeTable:
-    return FakeTable()
+    table = FakeTable()
+    table.apply([("create", presence(LAYOUT, "1f"))])
+    return table
 
 
 def test_the_row_of_a_command() -> None:
@@ -53,21 +59,30 @@ async def test_a_damaged_row_is_an_error(table: FakeTable, damage: dict[str, Any
 
 @pytest.mark.parametrize("losses", [(), ("before",), ("after",), ("before", "after", "before")], ids=str)
 async def test_to_forbid_is_one_row_however_often_it_is_asked(table: FakeTable, losses: tuple[Fate, ...]) -> None:
-    assert await forbid(FlakyGateway(table, *losses), "1f", "Counter.a", "pay-1", deadline=5) is None
-    (row,) = table.rows.values()
+    assert await forbid(FlakyGateway(table, *losses), LAYOUT, "1f", "Counter.a", "pay-1", deadline=5) is None
+    _, row = sorted(table.rows.values(), key=lambda row: str(row["RowKey"]), reverse=True)
     assert (row["PartitionKey"], row["RowKey"], row["forbidden"]) == ("1f", KEY, True)
-    assert await forbid(FakeGateway(table), "1f", "Counter.a", "pay-1", deadline=5) is None
+    assert await forbid(FakeGateway(table), LAYOUT, "1f", "Counter.a", "pay-1", deadline=5) is None
+
+
+async def test_in_a_table_that_was_created_again_nothing_is_forbidden() -> None:
+    table = FakeTable()
+    async with fake_store(table) as store:
+        table.rows.clear()
+        with pytest.raises(StoreMismatchError, match="open the store again"):
+            await store.find_command("Counter.a", "pay-1", forbid=True)
+    assert not table.rows
 
 
 async def test_what_was_carried_out_cannot_be_forbidden(table: FakeTable) -> None:
     await FakeGateway(table).submit([("create", row) for row in command_rows(COMMIT, "1f")])
-    assert await forbid(FlakyGateway(table, "before"), "1f", "Counter.a", "pay-1", deadline=5) == 9_000_000_000
+    assert await forbid(FlakyGateway(table, "before"), LAYOUT, "1f", "Counter.a", "pay-1", deadline=5) == 9_000_000_000
 
 
 async def test_no_answer_until_the_deadline_is_unavailable(table: FakeTable) -> None:
     started = asyncio.get_running_loop().time()
     with pytest.raises(StoreUnavailableError, match=r"^Counter\.a: it is unknown whether a command is forbidden"):
-        await forbid(FlakyGateway(table, *["before"] * 99), "1f", "Counter.a", "pay-1", deadline=0.2)
+        await forbid(FlakyGateway(table, *["before"] * 99), LAYOUT, "1f", "Counter.a", "pay-1", deadline=0.2)
     assert 0.19 <= asyncio.get_running_loop().time() - started < 5
 
 
@@ -77,7 +92,7 @@ async def test_a_refusal_is_passed_on(table: FakeTable) -> None:
             raise StoreError("not allowed")
 
     with pytest.raises(StoreError, match="not allowed"):
-        await forbid(Refusing(table), "1f", "Counter.a", "pay-1", deadline=5)
+        await forbid(Refusing(table), LAYOUT, "1f", "Counter.a", "pay-1", deadline=5)
 
 
 async def test_of_a_commit_and_a_fence_on_their_way_one_arrives() -> None:
@@ -85,6 +100,7 @@ async def test_of_a_commit_and_a_fence_on_their_way_one_arrives() -> None:
     won = {"commit": 0, "fence": 0}
     for number in range(40):
         async with fake_store(FakeTable(), shards=1) as store:
+            await settle_all(store)
             commit = replace(commit_of("Counter.a", 1, "a"), command_id="pay-1")
             append, fence = store.insert(commit, outbox=True), store.find_command("Counter.a", "pay-1", forbid=True)
             work = (append, fence) if number % 2 else (fence, append)

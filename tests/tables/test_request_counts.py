@@ -54,12 +54,13 @@ async def proxy(tables: str) -> AsyncIterator[TableProxy]:
 @pytest.fixture
 async def store(proxy: TableProxy) -> AsyncIterator[TableStore]:
     async with _store_behind(proxy) as store:
+        await table_rows.settle_all(store)
         proxy.seen.clear()
         yield store
 
 
 def _store_behind(proxy: TableProxy) -> TableStore:
-    return TableStore.from_connection_string(proxy.connection_string, table=f"t{uuid4().hex}")
+    return TableStore.from_connection_string(proxy.connection_string, table=f"t{uuid4().hex}", shards=2)
 
 
 @pytest.mark.parametrize("events", [1, 10, 1_000])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any, Self
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from aiohttp import web
@@ -32,6 +32,7 @@ from esazure.tables.gateway import (
     TableMissingError,
     meaning_for_a_write,
 )
+from esazure.tables.layout import Layout
 from esazure.tables.rest import TableGateway
 from esazure.tables.rows import outbox_key, partition_of
 from esazure.testing.conformance import Counter
@@ -102,9 +103,16 @@ async def test_a_credential_that_fails_is_found_at_once_and_is_definite() -> Non
     with pytest.raises(StoreError, match="no token or signature could be made") as caught:
         await store.__aenter__()
     assert not isinstance(caught.value, StoreUnavailableError)
-    gateway = TableGateway(store._make_client(), patience=30)
+    gateway, create = TableGateway(store._make_client(), patience=30), {"PartitionKey": "00", "RowKey": "e"}
     with pytest.raises(StoreError, match="no token or signature"):
-        await append(gateway, commit(), "00", [("create", {"PartitionKey": "00", "RowKey": "e"})], deadline=30)
+        await append(
+            gateway,
+            Layout(UUID(int=1), 64),
+            commit(),
+            "00",
+            [("create", create)],
+            deadline=30,
+        )
     await gateway.close()
     assert asyncio.get_running_loop().time() - started < 10
 

@@ -70,14 +70,15 @@ def insert(db: sqlite3.Connection, record: CommitRecord, *, outbox: bool, views:
     key = record.stream, record.first_version
     in_doubt = AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
     with transaction(db, in_doubt=in_doubt):
-        version = _version(db, record.stream)
+        version, last = _head(db, record.stream)
+        follows = version == record.expected_version and record.after in ("", last)
         if version != record.expected_version:
             stored = db.execute("SELECT commit_id FROM commits WHERE stream = ? AND first_version = ?", key).fetchone()
             if stored == (record.commit_id,):
                 return
         if record.command_id is not None:
             _check_command(db, record.stream, record.command_id)
-        if version != record.expected_version:
+        if not follows:
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         values = record.count, record.commit_id, record.occurred_at, record.command_id, record.metadata
         db.execute(
@@ -90,12 +91,13 @@ def insert(db: sqlite3.Connection, record: CommitRecord, *, outbox: bool, views:
             db.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def _version(db: sqlite3.Connection, stream: str) -> int:
-    query = "SELECT first_version, count FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1"
-    first_version, count = db.execute(query, (stream,)).fetchone() or (1, 0)
+def _head(db: sqlite3.Connection, stream: str) -> tuple[int, object]:
+    """The version of a stream, and the id of its last commit."""
+    query = "SELECT first_version, count, commit_id FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1"
+    first_version, count, commit_id = db.execute(query, (stream,)).fetchone() or (1, 0, "")
     if type(first_version) is not int or type(count) is not int:
         raise CorruptStreamError(f"{stream}: the row of its last version is damaged")
-    return first_version + count - 1
+    return first_version + count - 1, commit_id
 
 
 def _check_command(db: sqlite3.Connection, stream: str, command_id: str) -> None:

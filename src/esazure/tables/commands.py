@@ -16,7 +16,8 @@ from esazure.errors import CorruptStreamError, StoreUnavailableError
 from esazure.events import CommitRecord
 from esazure.keys import command_key
 from esazure.tables.columns import Row, StoredRow
-from esazure.tables.gateway import ITableGateway, OutcomeUnknownError, RowExistsError
+from esazure.tables.gateway import ITableGateway, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.layout import Layout, presence, settle
 from esazure.tables.pauses import FIRST_PAUSE, rest
 
 _VERSION = re.compile(r"\d{10}")
@@ -57,13 +58,15 @@ async def read(gateway: ITableGateway, partition: str, stream: str, command_id: 
 
 
 async def forbid(
-    gateway: ITableGateway, partition: str, stream: str, command_id: str, *, deadline: float
+    gateway: ITableGateway, layout: Layout, partition: str, stream: str, command_id: str, *, deadline: float
 ) -> int | None:
     """Keep out every commit with this id, unless one is stored: then its first version. One request, or two.
 
+    Three more when it is the first row of its shard.
+
     Raises:
         StoreUnavailableError: no definite answer in time.
-        StoreError: refused.
+        StoreError: refused; StoreMismatchError when the table is not the one that was opened.
     """
     row: Row = {"PartitionKey": partition, "RowKey": row_key(stream, command_id), "forbidden": True}
     last: BaseException | None = None
@@ -73,7 +76,9 @@ async def forbid(
             while True:
                 wait: float | None = None
                 try:
-                    await gateway.submit([("create", row)])
+                    await gateway.submit([("create", row), ("touch", presence(layout, partition))])
+                except RowMissingError:
+                    await settle(gateway, layout, partition)
                 except RowExistsError:
                     # Whoever forbade it, it is forbidden: there is no need to tell an own attempt from others.
                     with suppress(StoreUnavailableError):

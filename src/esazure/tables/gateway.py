@@ -20,9 +20,11 @@ from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables.columns import Row, StoredRow
 from esazure.tables.pipeline import SKEW, NotSentError, off_by
 
-Operation = tuple[Literal["create", "upsert", "delete"], Row] | tuple[Literal["replace", "delete"], Row, str]
+Operation = (
+    tuple[Literal["create", "upsert", "delete", "touch"], Row] | tuple[Literal["replace", "delete", "touch"], Row, str]
+)
 """What to do with a row: `create` it, if it is not there; `upsert`, put it there whatever was there; `replace` it,
-whole, or `delete` it, if it is there and, where a tag is given, still has it."""
+whole, `delete` it or `touch` it, which changes no column, if it is there and, where a tag is given, still has it."""
 
 PAGE = 1_000
 """Rows the service gives in one answer, at most."""
@@ -37,7 +39,7 @@ class RowExistsError(Exception):
 
 
 class RowMissingError(Exception):
-    """A row to delete or to replace is not there; nothing was applied now."""
+    """A row to delete, to replace or to touch is not there; nothing was applied now."""
 
 
 class OutcomeUnknownError(Exception):

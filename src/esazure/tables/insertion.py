@@ -34,7 +34,8 @@ def insertion(record: CommitRecord, partition: str, views: Sequence[ViewRecord],
     replaced: list[Row] = []
     for view in views:
         replaced += view_rows(partition, record.stream, view, record.commit_id, dense=dense)
-    if len(created) + len(replaced) > MAX_ROWS or (dense and body_size([*created, *replaced]) > MAX_BODY):
+    # One more row is touched: see `append.py`.
+    if len(created) + len(replaced) >= MAX_ROWS or (dense and body_size([*created, *replaced]) > MAX_BODY):
         raise CommitTooLargeError(
             f"{record.stream}: a commit of {record.count} events and {len(views)} inline views is more than one "
             "transaction holds: persist more often, or make the views smaller"

@@ -1,9 +1,14 @@
-"""The row that says how a store is laid out: read when it is opened, and written once. Read `store.py` next."""
+"""The row that says how a store is laid out: read when it is opened, and written once.
+
+A table can be deleted and created again, or cleared, while a store is open. What the store wrote then would be where
+the next one does not look. So each shard with a stream has a row with the id of the store in its key, which is made
+once the layout row was seen, and every transaction that does not follow a commit touches it. Read `store.py` next.
+"""
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -34,11 +39,51 @@ async def open_layout(gateway: ITableGateway, wanted_shards: int | None) -> Layo
     """The layout of the store; a new one is created where there is none.
 
     Raises:
-        StoreMismatchError: it has another number of shards, or a layout this version does not know.
+        StoreMismatchError: it has another number of shards, or a layout this version does not know, or has lost it.
         CorruptStreamError: its row is damaged.
         StoreError: it could not be read or created.
     """
-    return await _read(gateway, wanted_shards) or await _create(gateway, wanted_shards)
+    layout = await _read(gateway, wanted_shards)
+    if layout is not None:
+        return layout
+    if await _has_streams(gateway):
+        raise StoreMismatchError(
+            f"{gateway.address} has streams, and has lost the row that says where they are: put the row meta/store "
+            "back as it was, or use another table"
+        )
+    return await _create(gateway, wanted_shards)
+
+
+async def _has_streams(gateway: ITableGateway) -> bool:
+    with suppress(TableMissingError):
+        async with aclosing(gateway.pages(("00", f"{MAX_SHARDS - 1:02x}"), size=1)) as pages:
+            async for rows in pages:
+                if rows:
+                    return True
+    return False
+
+
+def presence(layout: Layout, partition: str) -> Row:
+    """The row of a shard that is there for as long as the table is the same."""
+    return {"PartitionKey": partition, "RowKey": f"s.{layout.store_id}"}
+
+
+async def settle(gateway: ITableGateway, layout: Layout, partition: str) -> None:
+    """Put the row of `presence` there, if the table still is the one that was opened. Two requests.
+
+    No matter if the second one is lost: whoever misses the row does it again.
+
+    Raises:
+        StoreMismatchError: it is another table, or an empty one.
+        StoreError: it could not be read or written.
+    """
+    if await _read(gateway, None) != layout:
+        raise StoreMismatchError(
+            f"{gateway.address} was deleted and created again, or cleared, since this store was opened: "
+            "nothing was stored; open the store again"
+        )
+    with suppress(RowExistsError, OutcomeUnknownError):
+        await gateway.submit([("create", presence(layout, partition))])
 
 
 async def _read(gateway: ITableGateway, wanted_shards: int | None) -> Layout | None:

@@ -86,8 +86,9 @@ def _request(operation: Operation, table: str) -> tuple[bytes, bytes]:
     if kind == "delete":
         return f"DELETE {place} HTTP/1.1\r\n{_HEADERS}If-Match: {tag}\r\n\r\n".encode(), b""
     content = encode_row(row)
-    only_if = f"If-Match: {tag}\r\n" if kind == "replace" else ""
-    head = f"PUT {place} HTTP/1.1\r\n{_JSON_HEADERS}{only_if}Content-Length: {len(content)}\r\n\r\n"
+    only_if = "" if kind == "upsert" else f"If-Match: {tag}\r\n"
+    verb = "MERGE" if kind == "touch" else "PUT"
+    head = f"{verb} {place} HTTP/1.1\r\n{_JSON_HEADERS}{only_if}Content-Length: {len(content)}\r\n\r\n"
     return head.encode(), content
 
 

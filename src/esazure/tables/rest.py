@@ -103,7 +103,7 @@ class TableGateway(ITableGateway):
             return _tags(reply, len(operations))
         except _TRANSPORT as error:
             found = meaning_for_a_write(error)
-            if isinstance(found, RowMissingError) and not any(kind in ("delete", "replace") for kind, *_ in operations):
+            if isinstance(found, RowMissingError) and all(kind in ("create", "upsert") for kind, *_ in operations):
                 found = StoreError("nothing answers here as a table does: is the endpoint right?")
             raise found from error
 

@@ -11,6 +11,7 @@ RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
     kind c    the commit that carried out a command, see `commands.py`
     `e.<stream>..` and a name, before the newest commit: an inline view, see `inline.py`
     `l.relay` in each shard: which relay works on it
+    `s.<store id>` in each shard that has a stream: it is there for as long as the table is the same, see `layout.py`
 Documents have partitions of their own, see `documents.py`. The row `meta`/`store` holds the layout.
 """
 
@@ -36,6 +37,7 @@ from esazure.tables.columns import (
     text_of,
     time_of,
 )
+from esazure.tables.gateway import Operation
 
 LAYOUT = 1
 META_KEY = ("meta", "store")
@@ -71,6 +73,20 @@ def commits_range(stream: str, *, to_version: int | None = None, from_version: i
 def view_key(stream: str, name: str) -> str:
     """The RowKey of an inline view, but for the number of its row; all are before the commits of the stream."""
     return f"e.{stream}..{name}"
+
+
+def tag_for(first_version: int, etag: str) -> str:
+    """What a stored commit is told from others by: where it is, and the ETag its row has while it is the newest."""
+    return f"{first_version} {etag}"
+
+
+def touch_of(partition: str, stream: str, tag: str) -> Operation | None:
+    """What a transaction must hold so that it follows the commit of this tag; None when this never was a tag."""
+    first, _, etag = tag.partition(" ")
+    if not (etag and first.isdecimal()):
+        return None
+    row: Row = {"PartitionKey": partition, "RowKey": commit_key(stream, int(first))}
+    return "touch", row, etag
 
 
 def outbox_key(stream: str, first_version: int) -> str:
@@ -174,13 +190,13 @@ def last_version_of(stream: str, row: Mapping[str, object]) -> int:
     return first + count - 1
 
 
-def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[CommitRecord]:
+def records_of(stream: str, rows: Iterable[StoredRow]) -> list[CommitRecord]:
     """The commits in rows as the service returns them (newest first), oldest first.
 
     Raises:
         CorruptStreamError: a row is foreign, damaged, or has lost its continuation.
     """
-    commits: list[tuple[int, list[Mapping[str, object]]]] = []
+    commits: list[tuple[int, list[StoredRow]]] = []
     prefix = f"e.{stream}."
     for row in rows:
         key = str(row.get("RowKey"))
@@ -194,7 +210,11 @@ def records_of(stream: str, rows: Iterable[Mapping[str, object]]) -> list[Commit
             commits[-1][1].append(row)
         else:
             raise _corrupt(stream, first, "a continuation row stands alone")
-    return [_record(stream, first, parts) for first, parts in reversed(commits)]
+    records = [_record(stream, first, parts) for first, parts in reversed(commits)]
+    if records:
+        first, (row, *_) = commits[0]
+        records[-1].tag = tag_for(first, tag_of(row))
+    return records
 
 
 def rows_of_whole_commits(rows: Sequence[Mapping[str, object]]) -> int:
@@ -240,6 +260,15 @@ def snapshot_of(row: Mapping[str, object]) -> str | None:
         return joined(row, str, "s") or None
     except DamagedTextError:
         return None
+
+
+def first_version_in(stream: str, row: Mapping[str, object]) -> int:
+    """The version in the key of a commit's row.
+
+    Raises:
+        CorruptStreamError: it is no such row.
+    """
+    return _parse(stream, row)[0]
 
 
 def _parse(stream: str, row: Mapping[str, object]) -> tuple[int, int]:

@@ -162,10 +162,10 @@ class TableStore(Store):
         return self._opened
 
     async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
-        """One transaction, one request unless it fails. See `ICommitStore.insert`."""
+        """One transaction, one request unless it fails, three more once for each shard. See `ICommitStore.insert`."""
         partition = self._partition(record.stream)
         operations = insertion(record, partition, views, outbox=outbox)
-        await append(self._gateway, record, partition, operations, deadline=self._deadline)
+        await append(self._gateway, self._layout, record, partition, operations, deadline=self._deadline)
 
     async def read(
         self, stream: str, *, from_version: int = 1, to_version: int | None = None
@@ -184,7 +184,9 @@ class TableStore(Store):
         """One request; to forbid what was carried out takes two. See `ICommitStore.find_command`."""
         partition = self._partition(stream)
         if forbid:
-            return await commands.forbid(self._gateway, partition, stream, command_id, deadline=self._deadline)
+            return await commands.forbid(
+                self._gateway, self._layout, partition, stream, command_id, deadline=self._deadline
+            )
         handled = await commands.read(self._gateway, partition, stream, command_id)
         return None if handled is None else handled.first_version
 

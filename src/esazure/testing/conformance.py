@@ -21,7 +21,7 @@ import pytest
 # Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
 for _name in (
     *("repository", "command", "outbox", "content", "store", "view"),
-    *("scan", "document", "listing", "relay", "producer", "snapshot"),
+    *("history", "scan", "document", "listing", "relay", "producer", "snapshot"),
 ):
     pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
 
@@ -29,6 +29,7 @@ from esazure.testing._command_suite import CommandPromises, CommandStorePromises
 from esazure.testing._content_suite import ContentPromises  # noqa: E402
 from esazure.testing._counter import Counter  # noqa: E402
 from esazure.testing._document_suite import DocumentPromises  # noqa: E402
+from esazure.testing._history_suite import HistoryPromises  # noqa: E402
 from esazure.testing._listing_suite import ListingPromises  # noqa: E402
 from esazure.testing._outbox_suite import OutboxPromises  # noqa: E402
 from esazure.testing._producer_suite import Broker, EventProducerConformance  # noqa: E402
@@ -60,6 +61,7 @@ class DocumentStoreConformance(DocumentPromises, ListingPromises):
 
 class CommitStoreConformance(
     StorePromises,
+    HistoryPromises,
     LoadPromises,
     CommandStorePromises,
     ViewPromises,
