@@ -164,8 +164,9 @@ async def test_a_command_that_was_handled_is_one_transaction_and_its_read_back(
     store: TableStore, proxy: TableProxy
 ) -> None:
     counter = new_counter()
-    await store.events(Counter).append(counter, command_id="pay-1")
-    again = replace(commit_of(stream_of(counter), 2, "a"), command_id="pay-1")
+    stored = await store.events(Counter).append(counter, command_id="pay-1")
+    assert stored is not None
+    again = replace(commit_of(stream_of(counter), 2, "a"), command_id="pay-1", after=stored.record.identity)
     proxy.seen.clear()
     with pytest.raises(CommandHandledError):
         await store.insert(again, outbox=True)
@@ -182,6 +183,29 @@ async def test_a_conflict_of_a_commit_with_a_command_id_is_one_transaction_and_t
     with pytest.raises(ConcurrencyError):
         await store.insert(rival, outbox=True)
     assert proxy.seen == {"transaction": 1, "query": 2}
+
+
+async def test_the_first_stream_of_a_shard_takes_three_more_requests_once(tables: str) -> None:
+    async with TableProxy(tables) as proxy:
+        name = f"t{uuid4().hex}"
+        for seen in ({"transaction": 3, "query": 1}, {"transaction": 1}, {"transaction": 1}):
+            async with TableStore.from_connection_string(proxy.connection_string, table=name, shards=1) as store:
+                proxy.seen.clear()
+                await store.events(Counter).append(new_counter())
+                assert proxy.seen == seen
+
+
+async def test_a_commit_to_a_stream_that_was_loaded_or_stored_is_one_transaction(
+    store: TableStore, proxy: TableProxy
+) -> None:
+    counter = new_counter()
+    await store.events(Counter).append(counter)
+    loaded = await store.events(Counter).rehydrate(counter.id)
+    for copy in (loaded, loaded):
+        copy.increment()
+        proxy.seen.clear()
+        await store.events(Counter).append(copy)
+        assert proxy.seen == {"transaction": 1}
 
 
 async def test_a_read_from_where_a_commit_begins_is_one_query_and_otherwise_two(

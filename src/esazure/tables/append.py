@@ -22,7 +22,7 @@ from esazure.tables.columns import Row, tag_of
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.layout import Layout, presence, settle
 from esazure.tables.pauses import FIRST_PAUSE, rest
-from esazure.tables.rows import commit_key, commits_range, first_version_in, last_version_of, tag_for, touch_of
+from esazure.tables.rows import commit_key, commits_range, first_version_in, tag_for, touch_of
 
 
 async def append(
@@ -126,13 +126,13 @@ async def _look(gateway: ITableGateway, layout: Layout, record: CommitRecord, pa
         if expected:
             raise ConcurrencyError(stream, expected=expected, actual=0)
         return "touch", presence(layout, partition)
-    first, commit_id = first_version_in(stream, rows[0]), rows[0].get("cid")
+    first, commit_id, count = first_version_in(stream, rows[0]), rows[0].get("cid"), rows[0].get("n")
     tag = tag_for(first, tag_of(rows[0]))
     if first == record.first_version and commit_id == record.commit_id:
         record.tag = tag
         return None
     # At least: how far the stream has got beyond this commit would take another request to know.
-    version = last_version_of(stream, rows[0])
+    version = first + count - 1 if isinstance(count, int) else None
     if version == expected and record.after in ("", tag, commit_id):
         before: Row = {"PartitionKey": partition, "RowKey": commit_key(stream, first)}
         return "touch", before, tag_of(rows[0])

@@ -56,10 +56,11 @@ async def open_layout(gateway: ITableGateway, wanted_shards: int | None) -> Layo
 
 async def _has_streams(gateway: ITableGateway) -> bool:
     with suppress(TableMissingError):
-        async with aclosing(gateway.pages(("00", f"{MAX_SHARDS - 1:02x}"), size=1)) as pages:
-            async for rows in pages:
-                if rows:
-                    return True
+        for partitions in (("00", "cf"), ("d0", "ff")):  # documents, which need no layout, are in between
+            async with aclosing(gateway.pages(partitions, size=1)) as pages:
+                async for rows in pages:
+                    if rows:
+                        return True
     return False
 
 
