@@ -83,12 +83,35 @@ MUTANTS = (
         _APPEND,
     ),
     Mutant(
+        "a commit does not touch the one before it",
+        "tables/append.py",
+        (
+            (
+                "return await gateway.submit(operations)\n    except",
+                "return await gateway.submit(operations[:-1])\n    except",
+            ),
+        ),
+        ("tests/tables/test_append.py", "tests/conformance/test_tables.py"),
+    ),
+    Mutant(
+        "what a commit follows may be anything",
+        "tables/append.py",
+        ((' and record.after in ("", tag, commit_id):', ":"),),
+        _APPEND,
+    ),
+    Mutant(
+        "a shard is marked without a look at the layout row",
+        "tables/layout.py",
+        (("if await _read(gateway, None) != layout:", "if False:"),),
+        _APPEND,
+    ),
+    Mutant(
         "each attempt sends rows with a commit id of its own",
         "tables/append.py",
         (
             (
-                "await gateway.submit(operations)",
-                "await gateway.submit([(k, {**row, 'cid': f'{record.commit_id}{pause}'}) for k, row in operations])",
+                "[*operations, touch])",
+                "[*[(k, {**row, 'cid': f'{record.commit_id}{pause}'}) for k, row in operations], touch])",
             ),
         ),
         _HARNESS,

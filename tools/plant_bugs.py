@@ -45,7 +45,13 @@ class Bug(NamedTuple):
 
 
 BUGS = (
-    Bug("no version check", "memory", "if version != record.expected_version:", "if False:"),
+    Bug("no version check", "memory", "if not follows:", "if False:"),
+    Bug(
+        "the commit before is not looked at",
+        "memory",
+        ' and record.after in ("", stream[-1]',
+        ' or record.after in ("", stream[-1]',
+    ),
     Bug(
         "own write seen as a conflict",
         "memory",

@@ -7,7 +7,7 @@ so cancelling at every turn hits each of these moments, and those of the tasks b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -22,8 +22,8 @@ from esazure.relay import OutboxRelay
 from esazure.repository import CommitStore
 from esazure.tables import TableStore
 from esazure.tables import append as append_module
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
-from esazure.tables.layout import Layout
+from esazure.tables.gateway import Operation, OutcomeUnknownError
+from esazure.tables.layout import Layout, presence
 from esazure.testing._counter import Counter
 from esazure.testing._witness import Witness, WitnessedProducer, WitnessedStore
 from esazure.testing.faults import Faults, FaultyProducer, FaultyStore
@@ -274,42 +274,25 @@ async def test_two_persists_of_one_copy() -> None:
 # The table store, over a table that answers late, and the first time not at all.
 
 
-class Table(ITableGateway):
-    """Rows in a dict; the answer to each first attempt to create is lost."""
+class Table(FakeGateway):
+    """The answer to each first attempt to create is lost."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
-        self.unanswered: set[tuple[str, str]] = set()
+        table = FakeTable()
+        table.apply([("create", presence(LAYOUT, "00"))])
+        super().__init__(table)
+        self.unanswered: set[object] = set()
 
     async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
-        await asyncio.sleep(0)
-        for operation in operations:
-            there = _key(operation[1]) in self.rows
-            if operation[0] == "create" and there:
-                raise RowExistsError
-            if operation[0] == "delete" and not there:
-                raise RowMissingError
-        for operation in operations:
-            if operation[0] == "delete":
-                del self.rows[_key(operation[1])]
-            else:
-                self.rows[_key(operation[1])] = dict(operation[1])
-        await asyncio.sleep(0)
-        first = _key(operations[0][1])
+        tags = await super().submit(operations)
+        first = operations[0][1]["RowKey"]
         if operations[0][0] == "create" and first not in self.unanswered:
             self.unanswered.add(first)
             raise OutcomeUnknownError
-        return [""] * len(operations)
-
-    async def query(self, partition: str, low: str, high: str, top: int | None = None) -> Sequence[Mapping[str, Any]]:
-        await asyncio.sleep(0)
-        found = [self.rows[key] for key in sorted(self.rows) if key[0] == partition and low <= key[1] <= high]
-        await asyncio.sleep(0)
-        return found[:top]
+        return tags
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["PartitionKey"], row["RowKey"]
+LAYOUT = Layout(UUID(int=1), 1)
 
 
 @pytest.fixture
@@ -320,7 +303,7 @@ async def table_store() -> AsyncIterator[Callable[[], TableStore]]:
         )
         gateways.append(store._gateway)
         store._gateway = Table()  # type: ignore[assignment]
-        store._opened = Layout(UUID(int=1), 1)
+        store._opened = LAYOUT
         return store
 
     gateways: list[Any] = []

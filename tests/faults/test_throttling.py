@@ -199,14 +199,16 @@ class Refusing(ITableGateway):
         self.attempts.append(now())
         if len(self.attempts) == 1:
             raise OutcomeUnknownError(self._retry_after)
-        return []
+        return [""] * len(operations)
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.1])
 async def test_appends_that_failed_together_do_not_come_back_together(retry_after: float | None) -> None:
     gateways = [Refusing(retry_after) for _ in range(50)]
     record = commit_of("Counter.a", 1, "a")
-    await asyncio.gather(*[append(gateway, record, "00", [], deadline=5) for gateway in gateways])
+    await asyncio.gather(
+        *[append(gateway, Layout(UUID(int=1), 1), record, "00", [], deadline=5) for gateway in gateways]
+    )
     pauses = sorted(second - first for first, second in (gateway.attempts for gateway in gateways))
     assert pauses[0] >= (retry_after or 0.0) - 0.001
     # The middle half of them, because one that was late by accident is no jitter.
