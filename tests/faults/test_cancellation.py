@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.support.fake_tables import FakeGateway, FakeTable
 
 from esazure import ConcurrencyError, EventsService, UnusableAggregateError
 from esazure import service as service_module

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Any, Self
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from tests.support.table_proxy import Forward, Reply, TableProxy
@@ -18,6 +18,7 @@ from esazure.repository import EventsRepository
 from esazure.tables import TableStore
 from esazure.tables.append import append
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError
+from esazure.tables.layout import Layout
 from esazure.tables.pauses import FIRST_PAUSE, LONGEST_PAUSE
 from esazure.testing._counter import commit_of
 from esazure.testing.conformance import Counter
