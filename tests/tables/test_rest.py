@@ -80,6 +80,22 @@ async def query(answer: bytes, *, patience: float = 5) -> Sequence[Any]:
         return await gateway.query("00", "a", "b")
 
 
+async def test_two_rows_are_asked_for_by_column_and_what_they_do_not_have_is_left_out() -> None:
+    view = {"PartitionKey": "00", "RowKey": "v", "name": "it's", "n": None, "z": None, "v1@odata.type": "Edm.Binary"}
+    rows = [{**view, "v1": None}, {"PartitionKey": "00", "RowKey": "w", "n": 1}, {"PartitionKey": "00", "RowKey": "x"}]
+    answer = http(200, json.dumps({"value": rows}).encode(), "application/json", Date=DATE)
+    async with RawServer(answering(answer)) as server, gateway_to(server) as gateway:
+        found = await gateway.query_two("00", "a", "b", "it's", ("n", "v1"))
+    assert found == [{"PartitionKey": "00", "RowKey": "v", "name": "it's"}, rows[1]]
+    (request,) = server.seen
+    asked = dict(parse_qsl(request.line.split()[1].partition("?")[2]))
+    assert asked == {
+        "$filter": "PartitionKey eq '00' and RowKey ge 'a' and RowKey le 'b' and (name eq 'it''s' or n ge 1)",
+        "$top": "2",
+        "$select": "PartitionKey,RowKey,Timestamp,n,v1",
+    }
+
+
 async def test_an_applied_transaction_gives_the_tag_of_each_row() -> None:
     assert list(await submit(http(202, reply(STORED, STORED), KIND))) == [TAG, TAG]
     assert list(await submit(http(202, reply(REMOVED), KIND), [("delete", ROW)])) == [""]

@@ -90,5 +90,5 @@ def _convert(row: StoredRow) -> None:
     """Take the annotations out, and make bytes of what is binary; other types stay as the service writes them."""
     for name in [name for name in row if name.endswith(_TYPE)]:
         kind, column = row.pop(name), name.removesuffix(_TYPE)
-        if kind == "Edm.Binary":
+        if kind == "Edm.Binary" and row[column] is not None:  # as it is where a column was asked for by name
             row[column] = b64decode(row[column], validate=True)
