@@ -219,9 +219,10 @@ def _was_changed(file: Path) -> bool:
                 state = path.lstat()
             except OSError:  # nothing is there, or a file that is an archive is above
                 continue
-            # Every file that comes or goes changes both times of a directory; moving it changes only one.
-            is_older = S_ISDIR(state.st_mode) and state.st_mtime_ns == state.st_ctime_ns
-            if not is_older and max(state.st_mtime, state.st_ctime) > _STARTED:
+            changed = max(state.st_mtime, state.st_ctime)
+            if S_ISDIR(state.st_mode):  # a file that comes or goes changes both times, to be moved changes one
+                changed = 0 if state.st_mtime_ns == state.st_ctime_ns else state.st_ctime
+            if changed > _STARTED:
                 return True
             if S_ISLNK(state.st_mode):
                 left.append(path.parent / path.readlink())

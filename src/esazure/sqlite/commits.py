@@ -51,8 +51,8 @@ _SNAPSHOT = """
 _COMMAND = "SELECT first_version FROM commits WHERE stream = ? AND command_id = ?"
 _VIEW = """
     SELECT shape, version, text, tag, coalesce((
-        SELECT first_version + count - 1 FROM commits WHERE stream = ?1 ORDER BY first_version DESC LIMIT 1), 0)
-    FROM views WHERE stream = ?1 AND name = ?2"""
+        SELECT first_version + count - 1 FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1), 0)
+    FROM views WHERE stream = ? AND name = ?"""
 # From name to name, and not through all rows of each.
 _STREAMS = """
     WITH RECURSIVE streams (name) AS (
@@ -196,8 +196,9 @@ def scan(db: sqlite3.Connection, aggregate_type: str, after: str | None) -> list
 
 def read_view(db: sqlite3.Connection, stream: str, name: str) -> ViewRecord | None:
     """The view as it was left, and the version of its stream."""
+    kinds: set[tuple[type, ...]] = {(str, int, str, str, int)}
     for shape, version, text, tag, latest in fetch(
-        db, _VIEW, (stream, name), {(str, int, str, str, int)}, lambda _: f"{stream}: the view {name} is damaged"
+        db, _VIEW, (stream, stream, name), kinds, lambda _: f"{stream}: the view {name} is damaged"
     ):
         return ViewRecord(name, shape, version, text, tag, latest)
     return None
