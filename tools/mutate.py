@@ -360,10 +360,16 @@ MUTANTS = (
         "fingerprint.py",
         (
             (
-                "for owner in owners for name, function in _functions_of",
-                "for owner in () for name, function in _functions_of",
+                "for owner in owners for name, value in _attributes",
+                "for owner in () for name, value in _attributes",
             ),
         ),
+        _FINGERPRINT,
+    ),
+    Mutant(
+        "what a class factory gives to a method makes no other snapshot",
+        "fingerprint.py",
+        (("            held.append(cell.cell_contents)", "            pass"),),
         _FINGERPRINT,
     ),
     Mutant(

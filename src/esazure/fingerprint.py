@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
 from os import urandom
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 from time import time
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -27,6 +29,7 @@ from esazure.aggregate import AggregateRoot
 
 _FOREIGN = {*sys.stdlib_module_names, "esazure", "pydantic", "pydantic_core", "typing_extensions"}
 _INSTALLED = {"site-packages", "dist-packages"}
+_PLAIN = {bool, int, float, complex, str, bytes, Decimal, NoneType}
 _HOLDERS = (staticmethod, classmethod, MethodType)
 _STARTED = time() - 0.02  # the times of files come from a clock that is a few milliseconds late
 _known: WeakKeyDictionary[type[Any], WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
@@ -74,10 +77,8 @@ def _fingerprint(
         return sha256(urandom(32)).hexdigest()
     parts = [VERSION, *(owner.__qualname__ for owner in owners), *(str(list(each.model_fields)) for each in models)]
     parts += [f"{name} {module.digest}" for name, module in modules.items() if module is not None]
-    # What is loaded under which name, for a method may have been replaced by another function of these modules.
-    parts += [
-        f"{name} {_told(function.__code__)}" for owner in owners for name, function in _functions_of(_bases(owner))
-    ]
+    # What is loaded under which name, for a method may have been replaced, or the class be made by a function.
+    parts += [f"{name} {_live(value)}" for owner in owners for name, value in _attributes(_bases(owner))]
     return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -102,19 +103,35 @@ def _loaded(namespace: Mapping[str, Any], name: str) -> Iterator[FunctionType]:
         # Not isinstance, which asks objects that may do anything.
         kind = type(value)
         if kind is FunctionType or (issubclass(kind, type) and value.__module__ == name):
-            yield from (function for _, function in _functions_of((value,)))
+            yield from (each for _, each in _attributes((value,)) if type(each) is FunctionType)
 
 
-def _functions_of(owners: Sequence[Any]) -> Iterator[tuple[str, FunctionType]]:
-    """A function; or those of a class and its bases, by name."""
+def _attributes(owners: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """A function; or the functions and plain values of a class and its bases, by name."""
     attributes: dict[str, Any] = {}
     for owner in reversed(owners):
         attributes |= vars(owner) if isinstance(owner, type) else {"": owner}
     for name, value in sorted(attributes.items()):
         kind = type(value)
-        function = value.__func__ if kind in _HOLDERS else value.fget if kind is property else value
-        if type(function) is FunctionType and not _is_foreign(function.__globals__.get("__name__", "")):
-            yield name, function
+        held = value.__func__ if kind in _HOLDERS else value.fget if kind is property else value
+        if type(held) is FunctionType:
+            is_ours = not _is_foreign(held.__globals__.get("__name__", ""))
+        else:
+            is_ours = kind in _PLAIN and not name.startswith("__")
+        if is_ours:
+            yield name, held
+
+
+def _live(value: Any) -> str:
+    """A plain value; the code of a function, and what of that kind it was made with."""
+    if type(value) is not FunctionType:
+        return repr(value)
+    held = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    for cell in value.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            held.append(cell.cell_contents)
+    codes = [_told(each.__code__) for each in held if type(each) is FunctionType]
+    return f"{_told(value.__code__)} {codes} {[each for each in held if type(each) in _PLAIN]}"
 
 
 def _bases(owner: Any) -> Sequence[Any]:

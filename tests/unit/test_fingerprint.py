@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from esazure import fingerprint
+from esazure import AggregateRoot, DomainEvent, Snapshotted, fingerprint
 from esazure.inline import InlineView
 from esazure.memory import InMemoryStore
 from esazure.snapshots import SnapshotCodec
@@ -618,6 +619,45 @@ def test_a_method_that_was_replaced_makes_another_tag(
     setattr(account, name, account.snapshot)  # which is in the code of the module
     assert SnapshotCodec(account).tag != tag
     assert caplog.messages == []
+
+
+def test_a_class_made_by_a_function_has_the_tag_of_what_it_was_made_with() -> None:
+    def account(factor: int, default: int = 1, only: int = 1, attribute: int = 1, function: int = 1) -> Any:
+        def given(amount: int) -> int:
+            return amount
+
+        def doubled(amount: int) -> int:
+            return 2 * amount
+
+        changed = doubled if function == 2 else given
+
+        class State(BaseModel):
+            total: int
+
+        class Account(AggregateRoot[Paid, str], Snapshotted[State]):
+            plus = attribute
+
+            def when(self, event: Paid, minus: int = default, *, times: int = only) -> None:
+                self.total = changed(event.amount) * factor * times - minus
+
+            def snapshot(self) -> State:
+                return State(total=self.total)
+
+            def restore(self, state: State) -> None:
+                self.total = state.total
+
+        return Account
+
+    def tag_of(**given: int) -> str:
+        return SnapshotCodec(account(**{"factor": 1, **given})).tag
+
+    names = ("factor", "default", "only", "attribute", "function")
+    assert len({tag_of(), *(tag_of(**{name: 2}) for name in names)}) == 6
+    assert tag_of(factor=2) == tag_of(factor=2)
+
+
+class Paid(DomainEvent):
+    amount: int
 
 
 @pytest.mark.parametrize("file", ["fees.py", "another.py"])
