@@ -8,7 +8,9 @@ from typing import Any
 
 from azure.servicebus import ServiceBusMessage
 
+from esazure.errors import RefusedError
 from esazure.events import Commit
+from esazure.home import Home
 from esazure.integration import Integration, IntegrationMessage, check_publishable, messages_of
 from esazure.ports import IEventProducer
 from esazure.servicebus.breaker import Breaker
@@ -48,6 +50,7 @@ class ServiceBusEventProducer(IEventProducer):
         self._max_message_bytes = max_message_bytes
         self._timeout = timeout
         self._lock = asyncio.Lock()
+        self._home: Home | None = None
         # A silent link is given half of the time, see below.
         self._breaker = Breaker(slow=timeout / 2, pause=timeout)
         self._link = new_link()
@@ -63,7 +66,12 @@ class ServiceBusEventProducer(IEventProducer):
         return self._breaker.skipped
 
     def check(self, commit: Commit[Any]) -> None:
-        """See `IEventProducer.check`."""
+        """See `IEventProducer.check`.
+
+        Raises:
+            RefusedError: this producer is in use in another event loop, or was before this process was forked.
+        """
+        self._come_home()
         check_publishable(commit.stream, self._messages(commit), self._max_message_bytes)
 
     async def dispatch(self, commit: Commit[Any]) -> None:
@@ -79,6 +87,7 @@ class ServiceBusEventProducer(IEventProducer):
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
+            self._come_home()
             messages = self._messages(commit)
             if not messages:
                 return
@@ -86,6 +95,16 @@ class ServiceBusEventProducer(IEventProducer):
             await self._send_in_turn([to_service_bus(message) for message in messages], deadline)
         except Exception as error:
             raise dispatch_error(commit, self._topic, error) from error
+
+    def _come_home(self) -> None:
+        """Settle down where it is used first, and again when the event loop there is closed."""
+        if self._home is None or self._home.is_gone:
+            if self._home is not None:
+                self._lock, self._link = asyncio.Lock(), self._new_link()
+                self._farewells.clear()
+            self._home = Home()
+        if why := self._home.why_not_here():
+            raise RefusedError(f"{self!r} {why}")
 
     async def _send_in_turn(self, messages: Sequence[ServiceBusMessage], deadline: float) -> None:
         with self._breaker.passing() as is_probe:

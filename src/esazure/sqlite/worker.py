@@ -15,6 +15,7 @@ from pathlib import Path
 from typing_extensions import TypeVar
 
 from esazure.errors import CorruptStreamError, EsAzureError, StoreError, StoreUnavailableError
+from esazure.home import Home
 
 T = TypeVar("T")
 
@@ -31,6 +32,10 @@ _MEANING: dict[int, tuple[type[EsAzureError], str]] = {
 }
 
 
+_INHERITED: list[Worker] = []
+"""Of a process that was forked off: kept, because a connection that nobody holds is closed."""
+
+
 class Worker:
     """One thread and the one connection it owns."""
 
@@ -39,15 +44,30 @@ class Worker:
         self._busy_timeout = busy_timeout
         self._waits = True
         self._connection: sqlite3.Connection | None = None
+        self._home = Home()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esazure-sqlite")
 
     async def run(self, stream: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call `work` in the thread. When the waiting task is cancelled, work that has begun still runs to its end."""
+        """Call `work` in the thread. When the waiting task is cancelled, work that has begun still runs to its end.
+
+        Raises:
+            StoreError: this process was forked off since, and has neither the thread nor the right to the connection.
+        """
+        if not self._home.is_of_this_process:
+            raise StoreError(f"{self._path} {self._home.why_not_here()}")
         deadline = time.monotonic() + self._busy_timeout
         return await get_running_loop().run_in_executor(self._executor, self._call, stream, work, deadline)
 
     def close(self, *, after: Future[None] | None = None) -> Future[None]:
-        """Close the connection once everything handed in before is done, and `after` too."""
+        """Close the connection once everything handed in before is done, and `after` too.
+
+        A process that was forked off since leaves it alone: closing it there would take away the log of the other.
+        """
+        if not self._home.is_of_this_process:
+            _INHERITED.append(self)
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
         closed = self._executor.submit(self._disconnect, after)
         self._executor.shutdown(wait=False)
         return closed

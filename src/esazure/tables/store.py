@@ -16,6 +16,7 @@ from azure.data.tables.aio import TableClient
 from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.events import CommitRecord
+from esazure.home import Home
 from esazure.ports import Lease, Swept, ViewRecord
 from esazure.repository import utc_now
 from esazure.store import Store
@@ -114,6 +115,7 @@ class TableStore(Store):
         self._deadline = deadline
         self._wanted_shards = shards
         self._opened: Layout | None = None
+        self._home = Home()
 
     def __repr__(self) -> str:
         return f"<TableStore {self._gateway.address}>"
@@ -128,6 +130,7 @@ class TableStore(Store):
         """
         if self._opened is not None:
             raise StoreError(f"{self!r} is open already: use it, or make another")
+        self._home = Home()
         self._gateway = TableGateway(self._make_client(), patience=self._deadline, options=_CLIENT)
         try:
             async with asyncio.timeout(self._deadline):  # for all of its requests
@@ -141,7 +144,16 @@ class TableStore(Store):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close the connections."""
+        """Close the connections; in a process that was forked off since nothing is done.
+
+        Raises:
+            StoreError: the event loop it was opened in runs elsewhere: close it there.
+        """
+        if not self._home.is_of_this_process:
+            self._opened = None
+            return
+        if self._home.is_busy_elsewhere:
+            raise StoreError(f"{self!r} {self._home.why_not_here()}")
         self._opened = None
         await self._gateway.close()
 
@@ -156,6 +168,13 @@ class TableStore(Store):
         return self._layout.shards
 
     @property
+    def _table(self) -> ITableGateway:
+        """The way there, for an open store and where it was opened."""
+        if self._layout and (why := self._home.why_not_here()):
+            raise StoreError(f"{self!r} {why}")
+        return self._gateway
+
+    @property
     def _layout(self) -> Layout:
         if self._opened is None:
             raise StoreError("this store is not open: use it inside `async with store:`")
@@ -165,55 +184,55 @@ class TableStore(Store):
         """One transaction, one request unless it fails, three more once for each shard. See `ICommitStore.insert`."""
         partition = self._partition(record.stream)
         operations = insertion(record, partition, views, outbox=outbox)
-        await append(self._gateway, self._layout, record, partition, operations, deadline=self._deadline)
+        await append(self._table, self._layout, record, partition, operations, deadline=self._deadline)
 
     async def read(
         self, stream: str, *, from_version: int = 1, to_version: int | None = None
     ) -> Sequence[CommitRecord]:
         """One request for each 1,000 commits, and one more to look for where they begin. See `ICommitStore.read`."""
         partition = self._partition(stream)
-        return await reading.read_commits(self._gateway, partition, stream, from_version, to_version)
+        return await reading.read_commits(self._table, partition, stream, from_version, to_version)
 
     def load(
         self, stream: str, *, to_version: int | None = None, tag: str = "", within: int = 1_000
     ) -> AsyncGenerator[Sequence[CommitRecord], None]:
         """One request for each 1,000 commits; to a snapshot it is one. See `ICommitStore.load`."""
-        return load_commits(self._gateway, self._partition(stream), stream, to_version, tag, within)
+        return load_commits(self._table, self._partition(stream), stream, to_version, tag, within)
 
     async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
         """One request; to forbid what was carried out takes two. See `ICommitStore.find_command`."""
         partition = self._partition(stream)
         if forbid:
             return await commands.forbid(
-                self._gateway, self._layout, partition, stream, command_id, deadline=self._deadline
+                self._table, self._layout, partition, stream, command_id, deadline=self._deadline
             )
-        handled = await commands.read(self._gateway, partition, stream, command_id)
+        handled = await commands.read(self._table, partition, stream, command_id)
         return None if handled is None else handled.first_version
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """One request. See `ICommitStore.read_view`."""
-        return await inline.read(self._gateway, self._partition(stream), stream, name)
+        return await inline.read(self._table, self._partition(stream), stream, name)
 
     async def write_view(self, stream: str, view: ViewRecord, *, seen: ViewRecord | None) -> bool:
         """One request; False also when nobody knows. See `ICommitStore.write_view`."""
-        return await inline.write(self._gateway, self._partition(stream), stream, view, seen)
+        return await inline.write(self._table, self._partition(stream), stream, view, seen)
 
     def scan(
         self, partition: str, aggregate_type: str, *, after: str | None = None
     ) -> AsyncIterator[Sequence[CommitRecord]]:
         """One request for each 1,000 rows, and one page of them in memory. See `IStreamSource.scan`."""
-        return reading.scan_streams(self._gateway, partition, aggregate_type, after)
+        return reading.scan_streams(self._table, partition, aggregate_type, after)
 
     async def unpublished(
         self, stream: str, *, before_version: int, limit: int | None = None
     ) -> Sequence[CommitRecord]:
         """One request when nothing waits, two otherwise. See `ICommitStore.unpublished`."""
-        return await outbox.unpublished(self._gateway, self._partition(stream), stream, before_version, limit)
+        return await outbox.unpublished(self._table, self._partition(stream), stream, before_version, limit)
 
     async def mark_published(self, record: CommitRecord) -> bool:
         """One request. See `ICommitStore.mark_published`."""
         partition = self._partition(record.stream)
-        return await outbox.remove(self._gateway, partition, record, deadline=self._deadline)
+        return await outbox.remove(self._table, partition, record, deadline=self._deadline)
 
     @property
     def partitions(self) -> Sequence[str]:
@@ -222,45 +241,45 @@ class TableStore(Store):
 
     async def sweep(self, partition: str, *, after: tuple[str, int] | None = None, limit: int = 1_000) -> Swept:
         """One request. See `IOutboxStore.sweep`."""
-        return await outbox.sweep(self._gateway, partition, after, limit)
+        return await outbox.sweep(self._table, partition, after, limit)
 
     async def write_lease(self, partition: str, seen: Lease | None, *, owner: str, epoch: int) -> Lease | None:
         """One request. See `IOutboxStore.write_lease`."""
-        return await outbox.write_lease(self._gateway, partition, seen, owner=owner, epoch=epoch)
+        return await outbox.write_lease(self._table, partition, seen, owner=owner, epoch=epoch)
 
     async def set_aside(self, record: CommitRecord, reason: str) -> None:
         """One transaction. See `IOutboxStore.set_aside`."""
         partition = self._partition(record.stream)
-        await outbox.set_aside(self._gateway, partition, record, reason, self.clock(), deadline=self._deadline)
+        await outbox.set_aside(self._table, partition, record, reason, self.clock(), deadline=self._deadline)
 
     async def read_document(self, collection: str, key: str) -> Document | None:
         """One request. See `IDocumentStore.read_document`."""
         check_collection(collection)
         check_document(key)
-        return await documents.read(self._gateway, collection, key)
+        return await documents.read(self._table, collection, key)
 
     async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
         """One request. See `IDocumentStore.write_document`."""
         check_collection(collection)
         check_document(key, text)
-        return await put(self._gateway, Place.of(collection, key), text, seen, deadline=self._deadline)
+        return await put(self._table, Place.of(collection, key), text, seen, deadline=self._deadline)
 
     async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
         """One request. See `IDocumentStore.delete_document`."""
         check_collection(collection)
         check_document(key)
-        return await put(self._gateway, Place.of(collection, key), None, seen, deadline=self._deadline) is not None
+        return await put(self._table, Place.of(collection, key), None, seen, deadline=self._deadline) is not None
 
     async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
         """One request for a small collection. See `IDocumentStore.list_documents`."""
         check_collection(collection)
         check_page(limit)
-        return await documents.page(self._gateway, collection, after, limit)
+        return await documents.page(self._table, collection, after, limit)
 
     async def clear_documents(self, collection: str) -> None:
         """One request for each 1,000 rows to read them, and for each 100 to delete them."""
         check_collection(collection)
-        await documents.clear(self._gateway, collection, deadline=self._deadline)
+        await documents.clear(self._table, collection, deadline=self._deadline)
 
     def _partition(self, stream: str) -> str:
         return partition_of(stream, self.shards)

@@ -21,7 +21,7 @@ import pytest
 # Before the imports: pytest can only explain the assertions of modules it rewrites while they are imported.
 for _name in (
     *("repository", "command", "outbox", "content", "store", "view"),
-    *("history", "scan", "document", "listing", "relay", "producer", "snapshot"),
+    *("history", "opening", "scan", "document", "listing", "relay", "producer", "snapshot"),
 ):
     pytest.register_assert_rewrite(f"esazure.testing._{_name}_suite")
 
@@ -31,6 +31,7 @@ from esazure.testing._counter import Counter  # noqa: E402
 from esazure.testing._document_suite import DocumentPromises  # noqa: E402
 from esazure.testing._history_suite import HistoryPromises  # noqa: E402
 from esazure.testing._listing_suite import ListingPromises  # noqa: E402
+from esazure.testing._opening_suite import OpeningPromises  # noqa: E402
 from esazure.testing._outbox_suite import OutboxPromises  # noqa: E402
 from esazure.testing._producer_suite import Broker, EventProducerConformance  # noqa: E402
 from esazure.testing._relay_suite import RelayPromises  # noqa: E402
@@ -62,6 +63,7 @@ class DocumentStoreConformance(DocumentPromises, ListingPromises):
 class CommitStoreConformance(
     StorePromises,
     HistoryPromises,
+    OpeningPromises,
     LoadPromises,
     CommandStorePromises,
     ViewPromises,
