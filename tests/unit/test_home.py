@@ -80,17 +80,18 @@ async def test_a_table_store_in_a_loop_beside_its_own_is_refused_and_goes_on_in_
 @pytest.mark.filterwarnings("ignore:unclosed")  # nothing can be closed in a loop that is
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # which is how that is said
 def test_a_table_store_is_closed_and_opened_again_in_other_loops(tables: str) -> None:
-    store = TableStore.from_connection_string(tables, table=f"t{uuid4().hex}")
-    for _ in range(2):
-        asyncio.run(store.__aenter__())
-        asyncio.run(store.__aexit__())
-
-    async def use() -> None:
+    async def use(store: TableStore) -> None:
         async with store:
             await put(store)
 
-    asyncio.run(use())
-    del store
+    def open_and_close() -> None:
+        store = TableStore.from_connection_string(tables, table=f"t{uuid4().hex}")
+        for _ in range(2):
+            asyncio.run(store.__aenter__())
+            asyncio.run(store.__aexit__())
+        asyncio.run(use(store))
+
+    open_and_close()
     gc.collect()
 
 
@@ -123,8 +124,7 @@ async def test_a_producer_in_a_loop_beside_its_own_is_refused_before_anything_is
 @pytest.mark.filterwarnings("ignore:unclosed")  # nothing can be closed in a loop that is
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # which is how that is said
 def test_a_producer_goes_on_in_another_loop_when_its_own_was_closed() -> None:
-    with ServiceBusDouble() as double:
-        double.topic("counters").subscribe("all")
+    def persist_in_two_loops(double: ServiceBusDouble) -> None:
         bus = ServiceBus.from_connection_string(double.connection_string)
         service = EventsService(InMemoryStore().events(Counter), bus.producer("counters"))
 
@@ -135,7 +135,10 @@ def test_a_producer_goes_on_in_another_loop_when_its_own_was_closed() -> None:
             asyncio.run(persist_two())
         assert service.undispatched == 0
         asyncio.run(bus.__aexit__())
-        del service, bus
+
+    with ServiceBusDouble() as double:
+        double.topic("counters").subscribe("all")
+        persist_in_two_loops(double)
         gc.collect()
 
 
