@@ -24,8 +24,8 @@ from esazure.servicebus import ServiceBus
 from esazure.sqlite import SqliteStore
 from esazure.store import Store
 from esazure.tables import TableStore
+from esazure.testing._calls import CALLS
 from esazure.testing._counter import Counter, counter_with
-from esazure.testing._opening_suite import CALLS
 from esazure.testing.servicebus import ServiceBusDouble
 
 Work = Callable[[], Coroutine[Any, Any, Any]]

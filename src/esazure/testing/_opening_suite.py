@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
 
 from esazure.documents import IDocumentStore
 from esazure.errors import StoreError, StoreUnavailableError
-from esazure.ports import IOutboxStore, IStreamSource, ViewRecord
+from esazure.ports import IOutboxStore, IStreamSource
 from esazure.repository import CommitStore
 from esazure.testing._binding import StoreBinding
-from esazure.testing._counter import Counter, commit_of, counter_with
-
-_STREAM = "Counter.a"
-_COMMIT = commit_of(_STREAM, 1, "a")
-_VIEW = ViewRecord("card", "shape", 1, "{}")
-
-Call = Callable[[Any], Awaitable[object]]
-
-
-async def _all_of(found: AsyncIterator[object]) -> list[object]:
-    return [each async for each in found]
-
-
-async def _got(value: object) -> object:
-    return value
-
-
-CALLS: dict[str, Call] = {
-    "store_id": lambda store: _got(store.store_id),
-    "insert": lambda store: store.insert(_COMMIT, outbox=True),
-    "read": lambda store: store.read(_STREAM),
-    "load": lambda store: _all_of(store.load(_STREAM)),
-    "find_command": lambda store: store.find_command(_STREAM, "pay-1", forbid=True),
-    "read_view": lambda store: store.read_view(_STREAM, "card"),
-    "write_view": lambda store: store.write_view(_STREAM, _VIEW, seen=None),
-    "unpublished": lambda store: store.unpublished(_STREAM, before_version=9),
-    "mark_published": lambda store: store.mark_published(_COMMIT),
-    "partitions": lambda store: _got(store.partitions),
-    "sweep": lambda store: store.sweep("00"),
-    "write_lease": lambda store: store.write_lease("00", None, owner="me", epoch=1),
-    "set_aside": lambda store: store.set_aside(_COMMIT, "why"),
-    "scan": lambda store: _all_of(store.scan("00", "Counter")),
-    "read_document": lambda store: store.read_document("notes", "a"),
-    "write_document": lambda store: store.write_document("notes", "a", "text", seen=None),
-    "delete_document": lambda store: store.delete_document("notes", "a", seen="0:a:b"),
-    "list_documents": lambda store: store.list_documents("notes"),
-    "clear_documents": lambda store: store.clear_documents("notes"),
-}
-"""One of each call of the ports; that none is missing is a test, too."""
-
-ABOVE: dict[str, Call] = {
-    "rehydrate": lambda store: store.events(Counter).rehydrate("a"),
-    "append": lambda store: store.events(Counter).append(counter_with("a")),
-    "find_command of a repository": lambda store: store.events(Counter).find_command("a", "pay-1"),
-    "a value claimed": lambda store: store.unique_values("emails").reserve("a", counter_with("a"), "pay-1"),
-    "a value's owner": lambda store: store.unique_values("emails").owner("a"),
-}
-"""What is made of them."""
+from esazure.testing._calls import ABOVE, CALLS, STREAM
 
 _NOT_OPENED = {"partitions"}  # which may be known without
 
@@ -84,7 +36,7 @@ class OpeningPromises(StoreBinding):
             warnings.simplefilter("error")
             if when == "closed":
                 async with other:
-                    await other.read(_STREAM)
+                    await other.read(STREAM)
             for name, call in (CALLS | ABOVE).items():
                 if name in _NOT_OPENED or (name == "store_id" and when == "closed"):
                     continue
@@ -93,4 +45,4 @@ class OpeningPromises(StoreBinding):
                 assert not isinstance(caught.value, StoreUnavailableError), f"{name}: nothing to be tried again"
             del other
             gc.collect()
-        assert list(await store.read(_STREAM)) == []
+        assert list(await store.read(STREAM)) == []
