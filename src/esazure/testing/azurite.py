@@ -1,11 +1,13 @@
 """Azurite, Microsoft's Table Storage emulator, started and stopped by tests and demos.
 
-It needs the command `azurite-table` (`npm install azurite`): in the path, in `.azurite/`, or named by ESAZURE_AZURITE.
+It needs the command `azurite-table` (`npm install azurite`), version 3.34 or later: in the path, in `.azurite/`, or
+named by ESAZURE_AZURITE.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +20,8 @@ _ACCOUNT = "devstoreaccount1"
 # Public, and the same in every emulator.
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _START_SECONDS = 60.0
+_OLDEST = (3, 34)
+"""The first that knows `--disableTelemetry`; an older one prints a hint, and ends with code 0."""
 
 
 class AzuriteNotFoundError(RuntimeError):
@@ -39,7 +43,7 @@ class Azurite:
 
     Raises on entry:
         AzuriteNotFoundError: the command is missing.
-        RuntimeError: it did not come up within a minute.
+        RuntimeError: it did not come up within a minute, or is older than 3.34.
     """
 
     def __init__(self) -> None:
@@ -70,7 +74,7 @@ class Azurite:
             stderr=subprocess.DEVNULL,
         )
         try:
-            self._wait_until_it_listens(self._process)
+            self._wait_until_it_listens(self._process, command)
         except BaseException:
             self._stop()
             raise
@@ -79,11 +83,11 @@ class Azurite:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def _wait_until_it_listens(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_it_listens(self, process: subprocess.Popen[bytes], command: str) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise RuntimeError(f"azurite-table ended with code {process.returncode} instead of starting")
+                raise RuntimeError(_why_it_ended(command, process.returncode))
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -105,3 +109,12 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _why_it_ended(command: str, code: int) -> str:
+    said = subprocess.run([command, "--version"], capture_output=True, timeout=_START_SECONDS, check=False).stdout  # noqa: S603 - as above
+    version = re.match(rb"([0-9]+)\.([0-9]+)", said)
+    if version is not None and (int(version[1]), int(version[2])) < _OLDEST:
+        found, needed = version[0].decode(), ".".join(map(str, _OLDEST))
+        return f"{command} is Azurite {found}, and {needed} or later is needed: npm install azurite@latest"
+    return f"azurite-table ended with code {code} instead of starting"
