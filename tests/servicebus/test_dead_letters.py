@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -110,10 +111,11 @@ async def test_a_dead_letter_of_others_may_lack_everything(
         await until(lambda: len(dead(double)) == 3)
     letters = await subscription.dead_letters()
     assert [(letter.message_id, letter.stream, letter.version, letter.type) for letter in letters] == [
-        ("", None, None, None),
+        (letters[0].message_id, None, None, None),
         ("a/1", None, None, None),
         ("a/2", None, None, None),
     ]
+    assert re.fullmatch("[0-9a-f]{32}", letters[0].message_id), "the service gives one to a message without"
     assert MARKER not in repr(letters)
 
 

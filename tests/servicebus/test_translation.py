@@ -62,7 +62,7 @@ TOKEN_EXPIRED = ServiceBusAuthenticationError(error=SimpleNamespace(condition=b"
         (ServiceBusAuthenticationError(), "the namespace does not accept the credential"),
         (ServiceBusAuthorizationError(), "the namespace does not accept the credential"),
         (token_refused(401), "the namespace does not accept the credential"),
-        (token_refused(404), "the namespace does not accept the credential"),
+        (token_refused(404), "the topic does not exist"),
         (wrapped(refused_by_the_token_service(401)), "the namespace does not accept the credential"),
         (MessageSizeExceededError(), "a message is larger than the broker takes"),
         (CommitTooLargeError(), "a message is larger than the broker takes"),

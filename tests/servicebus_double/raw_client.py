@@ -67,9 +67,14 @@ class RawClient:
         self.send(Code.BEGIN, None, Uint(0), Uint(window), Uint(100), channel=channel)
         await self.expect(Code.BEGIN)
 
-    async def attach_sender(self, address: str, handle: int = 0) -> Fields:
+    async def attach_sender(self, address: str, handle: int = 0, properties: dict[Symbol, Any] | None = None) -> Fields:
         source, target = Described(Ulong(0x28), [None]), Described(Ulong(0x29), [address])
-        self.send(Code.ATTACH, f"sender-{handle}", Uint(handle), False, Ubyte(0), Ubyte(0), source, target)
+        ends = (source, target)
+        self.send(
+            *(Code.ATTACH, f"sender-{handle}", Uint(handle), False, Ubyte(0), Ubyte(0), *ends),
+            *([None] * 6),
+            properties,
+        )
         return await self.expect(Code.ATTACH)
 
     async def attach_receiver(

@@ -59,7 +59,7 @@ class TestStartingAndStopping:
         threads = threading.active_count()
         with ServiceBusDouble() as bus:
             bus.queue("q")
-            bus.queue("locked", lock_duration=1000)
+            bus.queue("locked", lock_duration=300)
             with socket.create_connection(("127.0.0.1", bus.port)) as connection:
                 connection.sendall(b"AMQP\x00\x01\x00\x00")
                 assert connection.recv(8) == b"AMQP\x00\x01\x00\x00"

@@ -9,7 +9,8 @@ import pytest
 from esazure.testing.servicebus.amqp_types import DecodeError, Symbol, Timestamp, Ubyte, Uint, Ulong
 from esazure.testing.servicebus.encoding import encode
 from esazure.testing.servicebus.messages import StoredMessage
-from esazure.testing.servicebus.sections import BATCH_FORMAT, Sections, parse_message, parse_transfer, render
+from esazure.testing.servicebus.sections import BATCH_FORMAT, Sections, parse_message, parse_transfer
+from esazure.testing.servicebus.sections import render as render_for
 from esazure.testing.servicebus.snapshots import MessageSnapshot
 
 
@@ -19,6 +20,10 @@ def section(code: int, value: Any) -> bytes:
 
 def stored(raw: bytes, **fields: Any) -> StoredMessage:
     return StoredMessage(parse_message(raw), 7, 5, 1000.0, **fields)
+
+
+def render(message: StoredMessage, *, peeked: bool = False) -> bytes:
+    return render_for(message, lambda seconds: seconds, peeked=peeked)
 
 
 BODY = section(0x75, b"body")
@@ -54,12 +59,35 @@ def test_the_state_is_shown_to_who_peeks_or_deferred(*, deferred: bool, peeked: 
     assert annotations[Symbol("x-opt-message-state")] == b"\x71\x00\x00\x00" + bytes((shown,))
 
 
-def test_a_message_out_of_turn_carries_its_token() -> None:
+def test_a_locked_message_carries_its_token_but_not_to_who_only_peeks() -> None:
     token = uuid.uuid4()
     annotations = section(0x71, {Symbol("x-opt-lock-token"): token})
-    assert annotations in render(stored(BODY, lock_token=token), with_token=True)
-    assert annotations not in render(stored(BODY, lock_token=token))
-    assert Sections(render(stored(BODY), with_token=True)).body == Sections(BODY).body
+    assert annotations in render(stored(BODY, lock_token=token))
+    assert Sections(render(stored(BODY, lock_token=token), peeked=True)).delivery_annotations == {}
+    assert Sections(render(stored(BODY))).delivery_annotations == {}
+
+
+def test_the_delivery_annotations_of_the_sender_are_handed_on() -> None:
+    raw = section(0x71, {Symbol("mine"): Ubyte(1), Symbol("x-opt-lock-token"): "false"}) + BODY
+    token = uuid.uuid4()
+    received = Sections(render(stored(raw, lock_token=token))).delivery_annotations
+    assert received == {Symbol("mine"): encode(Ubyte(1)), Symbol("x-opt-lock-token"): encode(token)}
+
+
+def test_a_message_without_an_id_gets_one_of_its_own_and_keeps_its_other_properties() -> None:
+    raw = section(0x73, [None, b"user", "to", "subject", None, Ulong(5)]) + BODY
+    first, second = parse_message(raw), parse_message(raw)
+    assert first.message_id
+    assert first.message_id != second.message_id
+    rendered = Sections(render(StoredMessage(first, 7, 5, 1000.0)))
+    assert rendered.raw_properties == encode([first.message_id, b"user", "to", "subject", None, Ulong(5)])
+    assert parse_message(BODY).message_id
+
+
+def test_a_receiver_is_told_times_by_its_own_clock() -> None:
+    rendered = Sections(render_for(stored(BODY, lock_token=uuid.uuid4(), locked_until=1030.0), lambda at: at - 60))
+    assert rendered.annotations[Symbol("x-opt-enqueued-time")] == encode(Timestamp(940_000))
+    assert rendered.annotations[Symbol("x-opt-locked-until")] == encode(Timestamp(970_000))
 
 
 def test_added_properties_leave_the_others_their_width() -> None:
@@ -80,8 +108,8 @@ def test_times_are_read() -> None:
 
 
 def test_a_batch_is_its_messages() -> None:
-    batch = section(0x75, BODY) + section(0x75, section(0x73, ["2"]) + BODY)
-    assert [message.message_id for message in parse_transfer(batch, BATCH_FORMAT)] == [None, "2"]
+    batch = section(0x75, section(0x73, ["1"]) + BODY) + section(0x75, section(0x73, ["2"]) + BODY)
+    assert [message.message_id for message in parse_transfer(batch, BATCH_FORMAT)] == ["1", "2"]
     assert len(parse_transfer(batch, 0)) == 1
 
 
@@ -132,7 +160,7 @@ def test_a_batch_has_a_limit() -> None:
 )
 def test_a_snapshot_shows_the_body_but_its_repr_does_not(body: bytes, content: bytes) -> None:
     raw = section(0x73, ["id", None, None, "subject"]) + section(0x74, {"secret": "s3cret"}) + body
-    snapshot = MessageSnapshot.of(stored(raw, expires_at=1060.0))
+    snapshot = MessageSnapshot.of(stored(raw, expires_at=1060.0), lambda seconds: seconds)
     assert snapshot.body == content
     assert (snapshot.message_id, snapshot.subject, snapshot.sequence_number) == ("id", "subject", 7)
     assert snapshot.application_properties == {"secret": "s3cret"}

@@ -91,7 +91,6 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
         MessagingEntityDisabledError,
         Verdict("the topic is disabled", "enable it, then dispatch again", permanent=True),
     ),
-    (ServiceBusAuthenticationError, UNAUTHORISED),
     (ServiceBusAuthorizationError, UNAUTHORISED),
     (ClientAuthenticationError, UNAUTHORISED),
     (MessageSizeExceededError, _TOO_LARGE),
@@ -142,15 +141,15 @@ _BY_CONDITION = (
 )
 
 _TOKEN_EXPIRED = b"amqp:internal-error"
-_BAD_REQUEST, _UNAUTHORIZED, _INTERNAL_ERROR = 400, 401, 500
+_BAD_REQUEST, _UNAUTHORIZED, _NOT_FOUND, _INTERNAL_ERROR = 400, 401, 404, 500
 
 
 def judge(error: BaseException) -> Verdict:
     """What this failure means. Unknown ones are worth another try: sending again is always safe."""
     # The SDK wraps what it does not know, such as the credential's own errors, in its base class.
     inner = error.inner_exception if isinstance(error, ServiceBusError) else None
-    if isinstance(error, ServiceBusAuthenticationError) and not _is_refusal(inner):
-        return _UNREACHABLE
+    if isinstance(error, ServiceBusAuthenticationError):
+        return _of_a_token(inner)
     if isinstance(error, ClientAuthenticationError | ServiceRequestError | ServiceResponseError):
         if is_away(error):
             return _ISSUER_AWAY
@@ -166,12 +165,15 @@ def judge(error: BaseException) -> Verdict:
     return _UNKNOWN if inner is None else judge(inner)
 
 
-def _is_refusal(inner: object) -> bool:
-    """Whether a token was turned down: not when it had only expired, or the service that checks tokens is unwell."""
+def _of_a_token(inner: object) -> Verdict:
+    """What it means that the broker did not take a token; the SDK calls all of it a problem of authentication."""
     if getattr(inner, "condition", None) == _TOKEN_EXPIRED:
-        return False
+        return _UNREACHABLE
     status = getattr(inner, "status_code", _UNAUTHORIZED)
-    return isinstance(status, int) and _BAD_REQUEST <= status < _INTERNAL_ERROR
+    if status == _NOT_FOUND:  # the service looks for the entity when it is given a token for it
+        return MISSING
+    is_refusal = isinstance(status, int) and _BAD_REQUEST <= status < _INTERNAL_ERROR
+    return UNAUTHORISED if is_refusal else _UNREACHABLE
 
 
 def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> DispatchError:

@@ -12,13 +12,15 @@ async with ServiceBusDouble() as bus:
 It is a double with a published subset, not an emulator. Run the same tests against a real namespace now and then.
 
 In the subset: queues; topics and subscriptions with correlation and SQL filters; single messages and batches, all or
-nothing; peek-lock and receive-and-delete; complete, abandon, defer, dead-letter, with delivery counts; lock renewal and
-expiry; sessions by id and next available, with locks and state; duplicate detection; scheduling and cancelling; time to
-live; peeking; dead-letter queues; size limits; any credentials.
+nothing; peek-lock and receive-and-delete; complete, abandon, defer, dead-letter, with properties and delivery counts;
+lock renewal and expiry; sessions by id and next available, with locks, state and listing; duplicate detection;
+scheduling and cancelling; time to live; peeking; dead-letter queues; the limits of the service on names, settings,
+ids, properties and sizes (`limits.py`); any credentials, for entities that exist.
 
-Not in it: TLS, WebSockets, transactions, forwarding, partitioned entities, rule actions, adding rules over AMQP, quotas
-by size, auto-delete, the administration client (declare entities with `ServiceBusDouble.topic` and `queue`), Event
-Hubs. A management operation outside the subset is answered with 501.
+Not in it: TLS, WebSockets, transactions, forwarding, partitioned entities, rule actions, adding rules over AMQP,
+deleting messages by number, quotas by size, auto-delete, the administration client (declare entities with
+`ServiceBusDouble.topic` and `queue`), Event Hubs. What is outside the subset is refused with `amqp:not-implemented`,
+a management operation or an argument of one with 501; it is never accepted in silence.
 
 Faults are planned on `bus.faults`: for example `bus.faults.next_send(Drop(applied=True))` stores the next message and
 then breaks the connection, so that the sender does not learn it.

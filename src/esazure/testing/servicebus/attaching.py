@@ -17,9 +17,10 @@ from esazure.testing.servicebus.links import (
     RequestLink,
     SendLink,
 )
-from esazure.testing.servicebus.performatives import Attach, Code
+from esazure.testing.servicebus.management import MANAGEMENT
+from esazure.testing.servicebus.performatives import COORDINATOR, Attach, Code
 from esazure.testing.servicebus.queues import Queue
-from esazure.testing.servicebus.refusals import RefusalError, no_session_in_time, not_allowed
+from esazure.testing.servicebus.refusals import RefusalError, no_session_in_time, no_transactions, not_allowed
 from esazure.testing.servicebus.sessions import SessionQueue
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("esazure.testing.servicebus")
 
 _TOKENS = "$cbs"
-_MANAGEMENT = "/$management"
 _SESSION_FILTER = Symbol("com.microsoft:session-filter")
+_TRANSFER_DESTINATION = Symbol("com.microsoft:transfer-destination-address")
 _TIMEOUT = "com.microsoft:timeout"
 _DEFAULT_TIMEOUT_MS = 60_000
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
@@ -41,7 +42,7 @@ def on_attach(session: "Session", attach: Attach) -> None:
     terminus = attach.source if attach.peer_receives else attach.target
     path = terminus.path if terminus is not None else ""
     LOGGER.debug("attach %s %r", "receiver" if attach.peer_receives else "sender", path)
-    is_entity = path.lower() != _TOKENS and not path.lower().endswith(_MANAGEMENT)
+    is_entity = path.lower() != _TOKENS and not path.lower().endswith(MANAGEMENT)
     fault = session.broker.faults.for_attach(path) if is_entity else None
     if fault is not None and not isinstance(fault, Reject):
         placeholder = session.links[attach.handle] = Link(session, attach, path)
@@ -65,10 +66,14 @@ def on_attach(session: "Session", attach: Attach) -> None:
 
 
 def _link_for(session: "Session", attach: Attach, path: str) -> Link:
+    if COORDINATOR in (terminus.code for terminus in (attach.source, attach.target) if terminus is not None):
+        raise no_transactions()
+    if _TRANSFER_DESTINATION in attach.properties:
+        raise RefusalError("amqp:not-implemented", "Sending via another entity is not part of the double.", 501)
     if path.lower() == _TOKENS:
         return ReplyLink(session, attach, path) if attach.peer_receives else RequestLink(session, attach, path)
-    if path.lower().endswith(_MANAGEMENT):
-        entity = session.broker.namespace.find_enabled(path[: -len(_MANAGEMENT)])
+    if path.lower().endswith(MANAGEMENT):
+        entity = session.broker.namespace.find_enabled(path[: -len(MANAGEMENT)])
         if attach.peer_receives:
             return ReplyLink(session, attach, path)
         return RequestLink(session, attach, path, entity)
@@ -146,7 +151,7 @@ class _WaitForSession:
 def _accept_session(link: DeliveryLink, queue: SessionQueue, session_id: str) -> None:
     accepted = queue.accept(session_id, link)
     link.session_id = session_id
-    ticks = int(accepted.locked_until * 10_000_000) + _TICKS_AT_EPOCH
+    ticks = int(link.broker.clock.told(accepted.locked_until) * 10_000_000) + _TICKS_AT_EPOCH
     properties = {Symbol("com.microsoft:locked-until-utc"): Long(ticks)}
     _accept(link, {_SESSION_FILTER: session_id}, properties)
 
@@ -154,7 +159,7 @@ def _accept_session(link: DeliveryLink, queue: SessionQueue, session_id: str) ->
 def _accept(link: Link, filters: dict[Symbol, Any] | None = None, properties: dict[Symbol, Any] | None = None) -> None:
     attach, broker = link.attach, link.broker
     if isinstance(link, SendLink):
-        properties = {Symbol("com.microsoft:max-message-batch-size"): Ulong(broker.max_message_size)}
+        properties = {Symbol("com.microsoft:max-message-batch-size"): Ulong(broker.max_batch_size)}
     link.session.send(
         Code.ATTACH,
         attach.name,

@@ -13,6 +13,7 @@ from esazure.testing.servicebus.clock import Clock
 from esazure.testing.servicebus.connection import Connection
 from esazure.testing.servicebus.faults import Faults
 from esazure.testing.servicebus.gate import LoopGate, Result
+from esazure.testing.servicebus.limits import LARGEST_BATCH, LARGEST_MESSAGE
 from esazure.testing.servicebus.namespace import Namespace
 from esazure.testing.servicebus.refusals import RefusalError, disabled
 
@@ -34,7 +35,10 @@ class Broker:
     """One namespace, served on one port."""
 
     def __init__(self, max_message_size: int) -> None:
+        if not 0 < max_message_size <= LARGEST_MESSAGE:
+            raise ValueError(f"max_message_size is above 0 and at most {LARGEST_MESSAGE:,} bytes")
         self.max_message_size = max_message_size
+        self.max_batch_size = min(max_message_size, LARGEST_BATCH)
         self.clock = Clock()
         self.namespace = Namespace(self.clock)
         self.gate = LoopGate()

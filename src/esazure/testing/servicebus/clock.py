@@ -45,6 +45,14 @@ class Clock:
         """Seconds since 1970 as the broker sees them."""
         return self._source() + self._offset
 
+    def told(self, seconds: float) -> float:
+        """A time of the broker as a client is told it: its own clock did not move with `advance`."""
+        return seconds - self._offset
+
+    def heard(self, seconds: float) -> float:
+        """A time that a client gave, by its own clock, as the broker means it."""
+        return seconds + self._offset
+
     def advance(self, seconds: float) -> None:
         """Move on, and ring what became due."""
         if seconds < 0:

@@ -72,7 +72,11 @@ class ServiceBusDouble:
     Args:
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
-        max_message_size: Bytes in one message or batch; larger ones are refused as the service does.
+        max_message_size: Bytes in one message or batch; larger ones are refused as the service does. The Standard tier
+            takes 262,144; the Premium tier up to 104,857,600 in a message, and 1,048,576 in a batch.
+
+    Raises:
+        ValueError: `max_message_size` is none of any tier.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, max_message_size: int = 262_144) -> None:
@@ -160,7 +164,12 @@ class ServiceBusDouble:
         return self._broker.faults
 
     def advance(self, seconds: float) -> None:
-        """Move the broker's clock: locks expire, scheduled messages come, and so on. The SDK's clock does not move."""
+        """Move the broker's clock: locks expire, scheduled messages come, and so on.
+
+        The clients' clocks do not move. So that they can still go by the times they are told, such as `locked_until`,
+        those are given as if the clock here had never moved either: a lock of 30 s taken now ends 30 s from now. What
+        a client was told before keeps its meaning for the client, and comes that much sooner here.
+        """
         self._broker.act(lambda: self._broker.clock.advance(seconds))
 
     def messages(self, path: str, *, state: MessageState = MessageState.ACTIVE) -> list[MessageSnapshot]:
@@ -178,7 +187,7 @@ class ServiceBusDouble:
             if found is None:
                 raise LookupError(f"no entity '{path}'")
             stored = sorted(found.in_state(state), key=lambda each: each.sequence_number)
-            return [MessageSnapshot.of(each) for each in stored]
+            return [MessageSnapshot.of(each, self._broker.clock.told) for each in stored]
 
         return self._broker.act(look)
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from esazure.testing.servicebus.clock import Clock
+from esazure.testing.servicebus.limits import check_message, check_window
 from esazure.testing.servicebus.messages import Message, MessageState, StoredMessage
 from esazure.testing.servicebus.refusals import message_not_found
 from esazure.testing.servicebus.waiting import DuplicateWindow
@@ -21,8 +22,7 @@ class Entity(ABC):
     """Something with an address that a link can attach to."""
 
     def __init__(self, clock: Clock, path: str, duplicate_detection_window: float | None) -> None:
-        if duplicate_detection_window is not None and duplicate_detection_window <= 0:
-            raise ValueError(f"duplicate_detection_window must be positive, not {duplicate_detection_window}")
+        check_window(duplicate_detection_window)
         self.clock = clock
         self.path = path
         self.disabled = False
@@ -44,6 +44,7 @@ class Entity(ABC):
             RefusalError: one of them cannot be taken.
         """
         for message in messages:
+            check_message(message)
             self._check(message)
         return [self._admit_one(message) for message in messages]
 
@@ -74,11 +75,12 @@ class Entity(ABC):
         number = next(self._sequence)
         now = self.clock.now()
         stored = StoredMessage(message, number, number, now)
-        if message.scheduled_at is None or message.scheduled_at <= now:
+        due = None if message.scheduled_at is None else self.clock.heard(message.scheduled_at)
+        if due is None or due <= now:
             self._store(stored)
             return number
         stored.state = MessageState.SCHEDULED
-        stored.set_alarm(self.clock.alarm(message.scheduled_at, lambda: self._activate_scheduled(number)))
+        stored.set_alarm(self.clock.alarm(due, lambda: self._activate_scheduled(number)))
         self.scheduled[number] = stored
         return number
 

@@ -4,6 +4,7 @@ Named from the broker's side: the client's sender is an incoming link here. Faul
 are met here.
 """
 
+import logging
 import struct
 import uuid
 from collections import deque
@@ -16,12 +17,14 @@ from esazure.testing.servicebus.faults import Close, Detach, Drop, Fault, Ignore
 from esazure.testing.servicebus.management import handle_request, handle_token
 from esazure.testing.servicebus.performatives import ACCEPTED, Attach, Fields, Outcome, Transfer, rejected
 from esazure.testing.servicebus.queues import Queue
-from esazure.testing.servicebus.refusals import RefusalError, lock_lost, too_large
-from esazure.testing.servicebus.sections import Sections, parse_transfer, render
+from esazure.testing.servicebus.refusals import RefusalError, lock_lost, no_transactions, too_large
+from esazure.testing.servicebus.sections import BATCH_FORMAT, Sections, parse_transfer, render
 from esazure.testing.servicebus.sessions import SessionQueue
 
 if TYPE_CHECKING:
     from esazure.testing.servicebus.session import Session
+
+LOGGER = logging.getLogger("esazure.testing.servicebus")
 
 _MAX_REQUEST_SIZE = 4 << 20
 """A management request may carry several messages."""
@@ -87,6 +90,11 @@ class ReplyLink(OutgoingLink):
         super().__init__(session, attach, path)
         self._replies: deque[bytes] = deque()
 
+    def answers_to(self, address: str) -> bool:
+        """Whether a request means this link with its `reply-to`."""
+        target = self.attach.target
+        return address == self.attach.name or (target is not None and address == target.address)
+
     def reply(self, payload: bytes) -> None:
         """Send an answer as soon as there is credit."""
         self._replies.append(payload)
@@ -122,7 +130,7 @@ class DeliveryLink(OutgoingLink):
             token = stored.lock_token
             # The SDK reads the lock token from the delivery tag, as the bytes of a GUID.
             tag = (token or uuid.uuid4()).bytes_le
-            delivery_id = self.deliver(tag, render(stored), settled=token is None)
+            delivery_id = self.deliver(tag, render(stored, self.broker.clock.told), settled=token is None)
             if token is not None:
                 self.session.unsettled[delivery_id] = (self, token)
 
@@ -195,6 +203,9 @@ class IncomingLink(Link):
             return
         if first.delivery_id is None:
             raise DecodeError("a delivery without an id")
+        if first.in_transaction or transfer.in_transaction:
+            self._answer(first.delivery_id, no_transactions())
+            return
         # The settled flag may come with any frame of a delivery.
         answer_to = None if first.settled or transfer.settled else first.delivery_id
         if size > self.max_size:
@@ -230,6 +241,8 @@ class SendLink(IncomingLink):
             self.suffer(fault)
             return
         try:
+            if message_format == BATCH_FORMAT and len(content) > self.broker.max_batch_size:
+                raise too_large(len(content), self.broker.max_batch_size)
             messages = parse_transfer(content, message_format)
             self.entity.admit(messages)
         except RefusalError as refusal:
@@ -269,10 +282,27 @@ class RequestLink(IncomingLink):
         if fault is not None and not isinstance(fault, Reject):
             self.suffer(fault)
             return
-        for link in self.session.links.values():
-            if isinstance(link, ReplyLink) and link.path.lower() == self.path.lower():
-                link.reply(response)
-                return
+        link = self._reply_link(request.reply_to())
+        if link is None:
+            LOGGER.warning("%s: no link takes the answer that a request wants", self.path)
+        else:
+            link.reply(response)
+
+    def _reply_link(self, wanted: str | None) -> ReplyLink | None:
+        """The client's receiver whose target, or else name, is what the request gives as `reply-to`.
+
+        A client with one receiver on the node need not say which, and the SDK of Python does not.
+        """
+        links = [
+            link
+            for session in (self.session, *self.session.connection.sessions.values())
+            for link in session.links.values()
+            if isinstance(link, ReplyLink) and link.path.lower() == self.path.lower()
+        ]
+        named = [link for link in links if wanted is not None and link.answers_to(wanted)]
+        if wanted is not None and not named and len(set(links)) > 1:
+            return None
+        return next(iter(named or links), None)
 
 
 def _apply(queue: Queue, token: uuid.UUID, outcome: Described | None) -> Raw | Described:
@@ -288,9 +318,10 @@ def _apply(queue: Queue, token: uuid.UUID, outcome: Described | None) -> Raw | D
     if code == Outcome.REJECTED:
         described = fields.described(0)
         cause = Fields(described.value) if described is not None else Fields([])
-        info = {str(name): _text(value) for name, value in cause.mapping(2).items()}
-        description = info.get("DeadLetterErrorDescription", _text(cause[1]))
-        queue.dead_letter(token, info.get("DeadLetterReason"), description)
+        info = _properties(cause.mapping(2))
+        reason = _text(info.pop("DeadLetterReason", None))
+        description = _text(info.pop("DeadLetterErrorDescription", cause[1]))
+        queue.dead_letter(token, reason, description, info)
         return Described(Ulong(Outcome.REJECTED), [])
     if code == Outcome.MODIFIED:
         properties = _properties(fields.mapping(2))

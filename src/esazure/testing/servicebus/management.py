@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from esazure.testing.servicebus.amqp_types import Array, DecodeError, Int, Long, Symbol, Timestamp
 from esazure.testing.servicebus.entities import Entity
+from esazure.testing.servicebus.performatives import path_of
 from esazure.testing.servicebus.queues import Queue
-from esazure.testing.servicebus.refusals import RefusalError, bad_argument, not_allowed
+from esazure.testing.servicebus.refusals import RefusalError, bad_argument, not_allowed, not_found, too_large
 from esazure.testing.servicebus.sections import Sections, parse_message, render, render_response
 from esazure.testing.servicebus.sessions import SessionQueue
 
@@ -23,12 +24,28 @@ LOGGER = logging.getLogger("esazure.testing.servicebus")
 
 _RECEIVE_AND_DELETE = 0
 _DEFAULT_PAGE = 100
+_END_OF_TIME = 253_402_300_799.0
+"""The last second of the year 9999."""
+MANAGEMENT = "/$management"
 
 
 def handle_token(broker: "Broker", request: Sections) -> bytes:
-    """Answer a put-token: any token will do, unless tokens are to be refused."""
+    """Answer a put-token: any token will do, unless tokens are to be refused.
+
+    As the service does, 404 for an entity that is not there: clients learn here that it is missing, before they attach.
+    """
     broker.counters.tokens += 1
-    status, text = (401, "Unauthorized") if broker.faults.refuse_tokens else (202, "Accepted")
+    operation = request.application_properties.get("operation")
+    audience = str(request.application_properties.get("name") or "")
+    path = path_of(audience)
+    if operation != "put-token":
+        status, text = 501, f"The operation '{operation}' is not part of the double."
+    elif broker.faults.refuse_tokens:
+        status, text = 401, "Unauthorized"
+    elif path and broker.namespace.lookup(path.lower().removesuffix(MANAGEMENT)) is None:
+        status, text = 404, not_found(audience).description
+    else:
+        status, text = 202, "Accepted"
     answer = {"status-code": Int(status), "status-description": text}
     return render_response(request.raw_message_id(), answer, None)
 
@@ -43,8 +60,8 @@ def handle_request(
             raise refusal
         if operation not in _OPERATIONS:
             LOGGER.warning("management operation %r is not part of the double", operation)
-        run = _OPERATIONS.get(operation, _unsupported)
-        value = run(entity, _Arguments(request.value()))
+        known, run = _OPERATIONS.get(operation, (None, _unsupported))
+        value = run(broker, entity, _Arguments(request.value(), known))
     except RefusalError as refused:
         answer = {
             "statusCode": Int(refused.status),
@@ -62,21 +79,31 @@ def handle_request(
 class _Arguments:
     """The body of a request: a map, read with the types the operation needs."""
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Any, known: str | None) -> None:
         if not isinstance(body, dict):
             raise bad_argument("The body of a management request is a map.")
         self._body: dict[Any, Any] = body
+        # What an argument asks for and does not get would otherwise be missed in silence.
+        unknown = [] if known is None else sorted(str(name) for name in self._body if name not in known.split())
+        if unknown:
+            LOGGER.warning("arguments %s of a management operation are not part of the double", unknown)
+            raise RefusalError("amqp:not-implemented", f"Not part of the double: {', '.join(unknown)}.", 501)
 
     def _get(self, name: str, expected: type | tuple[type, ...], *, default: Any = None) -> Any:
         value = self._body.get(name)
         if value is None:
             return default
-        if not isinstance(value, expected):
+        if not isinstance(value, expected) or isinstance(value, bool):
             raise bad_argument(f"'{name}' has the wrong type.")
         return value
 
     def number(self, name: str, default: int) -> int:
         return int(self._get(name, int, default=default))
+
+    def time(self, name: str) -> float | None:
+        """Seconds since 1970, by the client's clock."""
+        value = self._get(name, Timestamp)
+        return None if value is None else int(value) / 1000
 
     def text(self, name: str) -> str | None:
         value = self._get(name, str)
@@ -109,7 +136,7 @@ class _Arguments:
         return {str(name): value for name, value in changes.items()}
 
 
-def _unsupported(_entity: Entity, _arguments: "_Arguments") -> dict[str, Any]:
+def _unsupported(_broker: "Broker", _entity: Entity, _arguments: "_Arguments") -> dict[str, Any]:
     raise RefusalError("amqp:not-implemented", "The operation is not part of the double.", 501)
 
 
@@ -125,50 +152,60 @@ def _sessions(entity: Entity) -> SessionQueue:
     return entity
 
 
-def _timestamp(seconds: float) -> Timestamp:
-    return Timestamp(seconds * 1000)
+def _timestamp(broker: "Broker", seconds: float) -> Timestamp:
+    return Timestamp(broker.clock.told(seconds) * 1000)
 
 
-def _renew_lock(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _renew_lock(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     queue = _queue(entity)
-    return {"expirations": Array(_timestamp(queue.renew(token)) for token in arguments.tokens())}
+    return {"expirations": Array(_timestamp(broker, queue.renew(token)) for token in arguments.tokens())}
 
 
-def _renew_session_lock(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
-    return {"expiration": _timestamp(_sessions(entity).renew_session(arguments.session_id()))}
+def _renew_session_lock(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+    return {"expiration": _timestamp(broker, _sessions(entity).renew_session(arguments.session_id()))}
 
 
-def _schedule_message(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _schedule_message(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     if not entity.accepts_senders:
         raise not_allowed("Messages cannot be sent to this entity.")
-    items = [_Arguments(item).octets("message") for item in arguments.each("messages", dict)]
+    items = [_Arguments(item, _SCHEDULED).octets("message") or b"" for item in arguments.each("messages", dict)]
+    for item in items:
+        if len(item) > broker.max_message_size:
+            raise too_large(len(item), broker.max_message_size)
     try:
-        messages = [parse_message(item or b"") for item in items]
+        messages = [parse_message(item) for item in items]
     except DecodeError as failure:
         raise bad_argument(f"A message cannot be read: {failure}") from None
     return {"sequence-numbers": Array(map(Long, entity.admit(messages)))}
 
 
-def _cancel_scheduled_message(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _cancel_scheduled_message(_broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     entity.cancel_scheduled(arguments.each("sequence-numbers", int))
     return {}
 
 
-def _peek_message(entity: Entity, arguments: _Arguments) -> dict[str, Any] | None:
+def _peek_message(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any] | None:
     start, count = arguments.number("from-sequence-number", 0), arguments.number("message-count", 1)
     found = _queue(entity).peek(start, max(0, count), arguments.text("session-id"))
-    return {"messages": [{"message": render(stored, peeked=True)} for stored in found]} if found else None
+    return (
+        {"messages": [{"message": render(stored, broker.clock.told, peeked=True)} for stored in found]}
+        if found
+        else None
+    )
 
 
-def _receive_by_sequence_number(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _receive_by_sequence_number(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     delete = arguments.number("receiver-settle-mode", 1) == _RECEIVE_AND_DELETE
+    session_id = arguments.text("session-id")
+    if session_id is not None:
+        _sessions(entity).held_session(session_id)
     taken = _queue(entity).receive_deferred(arguments.each("sequence-numbers", int), delete=delete)
     # The SDK reads the token from beside the message, and before 7.15 from inside it.
-    items = [{"message": render(stored, with_token=True), "lock-token": stored.lock_token} for stored in taken]
+    items = [{"message": render(stored, broker.clock.told), "lock-token": stored.lock_token} for stored in taken]
     return {"messages": items}
 
 
-def _update_disposition(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _update_disposition(_broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     queue, properties = _queue(entity), arguments.properties()
     session_id = arguments.text("session-id")
     if session_id is not None:
@@ -189,31 +226,43 @@ def _update_disposition(entity: Entity, arguments: _Arguments) -> dict[str, Any]
     return {}
 
 
-def _get_session_state(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+def _get_session_state(_broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
     session = _sessions(entity).sessions.get(arguments.session_id())
     return {"session-state": None if session is None else session.state}
 
 
-def _set_session_state(entity: Entity, arguments: _Arguments) -> dict[str, Any]:
-    _sessions(entity).held_session(arguments.session_id()).state = arguments.octets("session-state")
+def _set_session_state(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any]:
+    state = arguments.octets("session-state")
+    if len(state or b"") > broker.max_message_size:
+        raise too_large(len(state or b""), broker.max_message_size)
+    _sessions(entity).set_state(arguments.session_id(), state)
     return {}
 
 
-def _get_message_sessions(entity: Entity, arguments: _Arguments) -> dict[str, Any] | None:
+def _get_message_sessions(broker: "Broker", entity: Entity, arguments: _Arguments) -> dict[str, Any] | None:
+    after = arguments.time("last-updated-time")
+    if after is not None:
+        # The SDKs send the last moment there is when they want every session.
+        after = None if after >= _END_OF_TIME else broker.clock.heard(after)
     skip, top = arguments.number("skip", 0), arguments.number("top", _DEFAULT_PAGE)
-    page = _sessions(entity).session_ids()[max(0, skip) :][: max(0, top)]
+    page = _sessions(entity).session_ids(after)[max(0, skip) :][: max(0, top)]
     return {"skip": Int(skip + len(page)), "sessions-ids": page} if page else None
 
 
-_OPERATIONS: dict[str, Callable[[Entity, _Arguments], dict[str, Any] | None]] = {
-    "cancel-scheduled-message": _cancel_scheduled_message,
-    "get-message-sessions": _get_message_sessions,
-    "get-session-state": _get_session_state,
-    "peek-message": _peek_message,
-    "receive-by-sequence-number": _receive_by_sequence_number,
-    "renew-lock": _renew_lock,
-    "renew-session-lock": _renew_session_lock,
-    "schedule-message": _schedule_message,
-    "set-session-state": _set_session_state,
-    "update-disposition": _update_disposition,
+_SCHEDULED = "message message-id partition-key session-id"
+_OPERATIONS: dict[str, tuple[str, Callable[["Broker", Entity, _Arguments], dict[str, Any] | None]]] = {
+    "cancel-scheduled-message": ("sequence-numbers", _cancel_scheduled_message),
+    "get-message-sessions": ("last-updated-time skip top", _get_message_sessions),
+    "get-session-state": ("session-id", _get_session_state),
+    "peek-message": ("from-sequence-number message-count session-id", _peek_message),
+    "receive-by-sequence-number": ("receiver-settle-mode sequence-numbers session-id", _receive_by_sequence_number),
+    "renew-lock": ("lock-tokens", _renew_lock),
+    "renew-session-lock": ("session-id", _renew_session_lock),
+    "schedule-message": ("messages", _schedule_message),
+    "set-session-state": ("session-id session-state", _set_session_state),
+    "update-disposition": (
+        "deadletter-description deadletter-reason disposition-status lock-tokens properties-to-modify session-id",
+        _update_disposition,
+    ),
 }
+"""What each takes, and what it does."""

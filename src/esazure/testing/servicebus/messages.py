@@ -39,7 +39,9 @@ class Message:
     reply_to_session_id: str | None = None
     content_type: str | None = None
     time_to_live: float | None = None
+    partition_key: str | None = None
     scheduled_at: float | None = None
+    """By the sender's clock."""
     properties: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from esazure.testing.servicebus.clock import Clock
 from esazure.testing.servicebus.entities import Entity
+from esazure.testing.servicebus.limits import MOST_SQL_RULES, MOST_SUBSCRIPTIONS, check_name, check_path
 from esazure.testing.servicebus.queues import Queue, QueueSettings
 from esazure.testing.servicebus.refusals import disabled, not_found
-from esazure.testing.servicebus.rules import Rule
+from esazure.testing.servicebus.rules import Rule, SqlRule
 from esazure.testing.servicebus.sessions import SessionQueue
 from esazure.testing.servicebus.topics import Subscription, Topic
 
 DEAD_LETTER_SUFFIX = "/$DeadLetterQueue"
+TRANSFER_SUFFIX = "/$Transfer/$DeadLetterQueue"
 
 
 class Namespace:
@@ -26,11 +28,13 @@ class Namespace:
         self._changed: dict[Queue, None] = {}
 
     def add_queue(self, name: str, settings: QueueSettings, duplicate_detection_window: float | None = None) -> Queue:
-        """A queue and its dead-letter queue."""
+        """A queue and its dead-letter queues."""
+        check_path(name)
         return self._add_queue(name, settings, duplicate_detection_window, of_subscription=False)
 
     def add_topic(self, name: str, duplicate_detection_window: float | None = None) -> Topic:
         """A topic without subscriptions."""
+        check_path(name)
         topic = Topic(self.clock, name, duplicate_detection_window)
         self._register(topic)
         return topic
@@ -38,8 +42,12 @@ class Namespace:
     def add_subscription(
         self, topic: Topic, name: str, settings: QueueSettings, rules: Sequence[Rule] | None = None
     ) -> Queue:
-        """A subscription and its dead-letter queue."""
-        _check_name(name)
+        """A subscription and its dead-letter queues."""
+        check_name(name)
+        if len(topic.subscriptions) >= MOST_SUBSCRIPTIONS:
+            raise ValueError(f"a topic has at most {MOST_SUBSCRIPTIONS} subscriptions")
+        if sum(isinstance(rule, SqlRule) for rule in (*topic.rules(), *(rules or ()))) > MOST_SQL_RULES:
+            raise ValueError(f"a topic has at most {MOST_SQL_RULES} SQL filters")
         path = f"{topic.path}/Subscriptions/{name}"
         queue = self._add_queue(path, settings, None, of_subscription=True)
         topic.subscriptions.append(Subscription(queue, None if rules is None else tuple(rules)))
@@ -105,11 +113,19 @@ class Namespace:
         )
         self._register(queue)
         self._register(dead_letters)
+        # Messages that could not be forwarded come here. Nothing is forwarded in the double, so it stays empty.
+        self._register(
+            Queue(
+                self.clock,
+                path + TRANSFER_SUFFIX,
+                QueueSettings(lock_duration=settings.lock_duration),
+                self._note_change,
+                of_subscription=of_subscription,
+            )
+        )
         return queue
 
     def _register(self, entity: Entity) -> None:
-        for part in entity.path.removesuffix(DEAD_LETTER_SUFFIX).split("/"):
-            _check_name(part)
         key = entity.path.lower()
         if key in self._entities:
             raise ValueError(f"'{entity.path}' exists already")
@@ -117,8 +133,3 @@ class Namespace:
 
     def _note_change(self, queue: Queue) -> None:
         self._changed[queue] = None
-
-
-def _check_name(name: str) -> None:
-    if not name or "/" in name or "$" in name or name != name.strip():
-        raise ValueError(f"'{name}' is not a name for an entity")

@@ -67,7 +67,8 @@ _FIELD_COUNTS = {
 AMQP_FRAME, SASL_FRAME = 0, 1
 FRAME_HEADER = struct.Struct(">IBBH")
 HEARTBEAT = FRAME_HEADER.pack(8, 2, AMQP_FRAME, 0)
-SOURCE, TARGET = 0x28, 0x29
+SOURCE, TARGET, COORDINATOR = 0x28, 0x29, 0x30
+TRANSACTIONAL_STATE = 0x34
 ACCEPTED = Raw(b"\x00\x53\x24\x45")
 
 
@@ -162,6 +163,12 @@ def read(body: bytes) -> tuple[Code, Fields, bytes]:
     return code, Fields(performative.value), body[end:]
 
 
+def path_of(address: str) -> str:
+    """An address without scheme, host and outer slashes."""
+    _, has_scheme, rest = address.partition("://")
+    return (rest.partition("/")[2] if has_scheme else address).strip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class Terminus:
     """One end of a link, as the peer described it."""
@@ -175,6 +182,8 @@ class Terminus:
         """The terminus, or None when the link has none at that end."""
         if described is None:
             return None
+        if described.descriptor == COORDINATOR:
+            return cls(COORDINATOR, "", {})
         if described.descriptor not in (SOURCE, TARGET):
             raise DecodeError("neither a source nor a target")
         fields = Fields(described.value)
@@ -186,14 +195,15 @@ class Terminus:
 
     def echo(self, filters: dict[Symbol, Any] | None = None) -> Described:
         """The same end in our words: the SDK compares the address byte for byte."""
+        if self.code == COORDINATOR:
+            return Described(Ulong(COORDINATOR), [])
         rest = [None] * 6 if self.code == TARGET else [None] * 6 + [filters] + [None] * 3
         return Described(Ulong(self.code), [self.address, *rest])
 
     @property
     def path(self) -> str:
         """The address without scheme, host and outer slashes."""
-        _, has_scheme, rest = self.address.partition("://")
-        return (rest.partition("/")[2] if has_scheme else self.address).strip("/")
+        return path_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +251,7 @@ class Transfer:
     settled: bool
     more: bool
     aborted: bool
+    in_transaction: bool
 
     @classmethod
     def read(cls, fields: Fields) -> "Transfer":
@@ -252,6 +263,7 @@ class Transfer:
             settled=fields.flag(4),
             more=fields.flag(5),
             aborted=fields.flag(9),
+            in_transaction=(state := fields.described(7)) is not None and state.descriptor == TRANSACTIONAL_STATE,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from esazure.testing.servicebus.clock import Clock
 from esazure.testing.servicebus.entities import Entity
+from esazure.testing.servicebus.limits import check_settings
 from esazure.testing.servicebus.messages import Message, MessageState, StoredMessage
 from esazure.testing.servicebus.refusals import lock_lost, message_not_found
 from esazure.testing.servicebus.waiting import WaitingLine
@@ -28,12 +29,7 @@ class QueueSettings:
     dead_letter_on_expiry: bool = False
 
     def __post_init__(self) -> None:
-        if self.lock_duration <= 0:
-            raise ValueError(f"lock_duration must be positive, not {self.lock_duration}")
-        if self.max_delivery_count < 1:
-            raise ValueError(f"max_delivery_count must be at least 1, not {self.max_delivery_count}")
-        if self.default_ttl is not None and self.default_ttl <= 0:
-            raise ValueError(f"default_ttl must be positive, not {self.default_ttl}")
+        check_settings(self.lock_duration, self.max_delivery_count, self.default_ttl)
 
 
 class Consumer(Protocol):

@@ -45,6 +45,11 @@ def bad_argument(description: str) -> RefusalError:
     return RefusalError("com.microsoft:argument-error", description)
 
 
+def no_transactions() -> RefusalError:
+    """The double has none; saying so is better than doing half of one."""
+    return RefusalError("amqp:not-implemented", "Transactions are not part of the double.", 501)
+
+
 def message_not_found(sequence_number: int) -> RefusalError:
     """No message with this sequence number is in the state that was asked for."""
     return RefusalError("com.microsoft:message-not-found", f"No such message: {sequence_number}.", 404)

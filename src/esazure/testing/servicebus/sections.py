@@ -1,11 +1,12 @@
 """The sections of an AMQP message: bytes to a `Message`, a stored message back to bytes.
 
-The bare message (properties, application properties, body, footer) goes through untouched; only the header's delivery
-count and the broker's own annotations are written anew. Everything is checked on the way in, so that rendering and
-rules cannot fail later, when half of a batch is stored.
+The bare message (properties, application properties, body, footer) goes through untouched, but for an id where there is
+none; only the header's delivery count and the broker's own annotations are written anew. Everything is checked on the
+way in, so that rendering and rules cannot fail later, when half of a batch is stored.
 """
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from esazure.testing.servicebus.amqp_types import (
@@ -31,6 +32,7 @@ _HEADER, _DELIVERY_ANNOTATIONS, _ANNOTATIONS = 0x70, 0x71, 0x72
 _PROPERTIES, _APPLICATION_PROPERTIES, _DATA, _VALUE = 0x73, 0x74, 0x75, 0x77
 _BODY_SECTIONS = frozenset((_DATA, 0x76, _VALUE, 0x78))
 _SCHEDULED_TIME = "x-opt-scheduled-enqueue-time"
+_PARTITION_KEY = "x-opt-partition-key"
 _MAX_BATCH = 4_500
 """The service's own limit on messages in one batch."""
 _STATE_CODES = {MessageState.ACTIVE: 0, MessageState.LOCKED: 0, MessageState.DEFERRED: 1, MessageState.SCHEDULED: 2}
@@ -43,6 +45,7 @@ class Sections:
         "annotations",
         "application_properties",
         "body",
+        "delivery_annotations",
         "header",
         "properties",
         "raw_application_properties",
@@ -51,6 +54,7 @@ class Sections:
 
     def __init__(self, raw: bytes) -> None:
         self.header: list[Raw] = []
+        self.delivery_annotations: dict[Any, Raw] = {}
         self.annotations: dict[Any, Raw] = {}
         self.properties: list[Any] = []
         self.raw_properties = EMPTY_LIST
@@ -76,7 +80,9 @@ class Sections:
             self.application_properties = _application_properties(value)
         elif code in _BODY_SECTIONS:
             self.body.append((code, value))
-        elif code != _DELIVERY_ANNOTATIONS:  # these are for one hop only
+        elif code == _DELIVERY_ANNOTATIONS:
+            self.delivery_annotations = {_annotation_key(key): item for key, item in raw_map(value, 0)}
+        else:
             raise DecodeError(f"no message section has the code 0x{code:02x}")
 
     def data(self) -> list[bytes]:
@@ -94,6 +100,24 @@ class Sections:
         """The message id as it was encoded: as a correlation id it must come back with the same type."""
         items = raw_items(self.raw_properties, 0)
         return items[0] if items else NULL
+
+    def reply_to(self) -> str | None:
+        """Where the answer to a request goes."""
+        return _text(self.properties[4], "reply-to") if len(self.properties) > 4 else None
+
+    def assign_message_id(self, message_id: str) -> None:
+        """Write an id where the sender gave none."""
+        items: list[Any] = raw_items(self.raw_properties, 0)
+        self.raw_properties = Raw(encode([message_id, *items[1:]]))
+
+    def property_sizes(self) -> list[int]:
+        """The bytes of each application property."""
+        return [len(item) for _, item in raw_map(self.raw_application_properties, 0)]
+
+    def header_size(self) -> int:
+        """The bytes of everything that is not the body."""
+        annotations = sum(len(encode(key)) + len(item) for key, item in self.annotations.items())
+        return len(self.raw_properties) + len(self.raw_application_properties) + annotations
 
     def content(self) -> bytes:
         """The body as one string of bytes: data sections joined, a bytes or text value as it is, else its encoding."""
@@ -118,10 +142,16 @@ def parse_message(raw: bytes) -> Message:
     time_to_live = _number(header[2] if len(header) > 2 else None, "time to live")
     if time_to_live is not None and not 0 <= time_to_live < 2**32:
         raise DecodeError("time to live out of range")
+    partition_key = _text(decode(sections.annotations.get(_PARTITION_KEY, NULL))[0], "partition key")
     sections.data()  # raises now rather than when a snapshot is taken
+    message_id = _identifier(properties[0])
+    if message_id is None:
+        # The service gives every message an id; clients other than the one of Python need not send one.
+        message_id = uuid.uuid4().hex
+        sections.assign_message_id(message_id)
     return Message(
         wire=sections,
-        message_id=_identifier(properties[0]),
+        message_id=message_id,
         to=_text(properties[2], "to"),
         subject=_text(properties[3], "subject"),
         reply_to=_text(properties[4], "reply-to"),
@@ -129,6 +159,7 @@ def parse_message(raw: bytes) -> Message:
         content_type=_text(properties[6], "content-type"),
         session_id=_text(properties[10], "group-id"),
         reply_to_session_id=_text(properties[12], "reply-to-group-id"),
+        partition_key=partition_key,
         time_to_live=None if time_to_live is None else time_to_live / 1000,
         scheduled_at=None if scheduled is None else scheduled / 1000,
         properties=sections.application_properties,
@@ -149,17 +180,20 @@ def parse_transfer(payload: bytes, message_format: int) -> list[Message]:
     return [parse_message(part) for part in parts]
 
 
-def render(stored: StoredMessage, *, peeked: bool = False, with_token: bool = False) -> bytes:
-    """The message as a receiver gets it; `with_token` when no delivery tag carries the lock token."""
+def render(stored: StoredMessage, told: Callable[[float], float], *, peeked: bool = False) -> bytes:
+    """The message as a receiver gets it; `told` makes the broker's times those of the receiver's clock."""
     sections = stored.message.wire
     if sections is None:
         raise ValueError("this message never was on the wire")
     header = (sections.header + [NULL] * 4)[:4]
     # The count is written even when it is 0: without it the SDK reports None.
     parts = [_described(_HEADER, encode([*header, Uint(stored.delivery_count)]))]
-    if with_token and stored.lock_token is not None:
-        parts.append(_described(_DELIVERY_ANNOTATIONS, encode({Symbol("x-opt-lock-token"): stored.lock_token})))
-    parts.append(_described(_ANNOTATIONS, encode(_annotations(sections, stored, peeked=peeked))))
+    deliveries: dict[Any, Any] = dict(sections.delivery_annotations)
+    if stored.lock_token is not None and not peeked:
+        deliveries[Symbol("x-opt-lock-token")] = stored.lock_token
+    if deliveries:
+        parts.append(_described(_DELIVERY_ANNOTATIONS, encode(deliveries)))
+    parts.append(_described(_ANNOTATIONS, encode(_annotations(sections, stored, told, peeked=peeked))))
     if sections.raw_properties != EMPTY_LIST:
         parts.append(_described(_PROPERTIES, sections.raw_properties))
     if stored.added_properties:
@@ -182,13 +216,15 @@ def render_response(correlation_id: Raw, properties: dict[str, Any], value: Any)
     )
 
 
-def _annotations(sections: Sections, stored: StoredMessage, *, peeked: bool) -> dict[Any, Any]:
+def _annotations(
+    sections: Sections, stored: StoredMessage, told: Callable[[float], float], *, peeked: bool
+) -> dict[Any, Any]:
     annotations: dict[Any, Any] = dict(sections.annotations)
     annotations[Symbol("x-opt-sequence-number")] = Long(stored.sequence_number)
-    annotations[Symbol("x-opt-enqueued-time")] = Timestamp(stored.enqueued_at * 1000)
+    annotations[Symbol("x-opt-enqueued-time")] = Timestamp(told(stored.enqueued_at) * 1000)
     annotations[Symbol("x-opt-enqueue-sequence-number")] = Long(stored.enqueued_sequence_number)
     if stored.lock_token is not None:
-        annotations[Symbol("x-opt-locked-until")] = Timestamp(stored.locked_until * 1000)
+        annotations[Symbol("x-opt-locked-until")] = Timestamp(told(stored.locked_until) * 1000)
     if stored.dead_letter_source is not None:
         annotations[Symbol("x-opt-deadletter-source")] = stored.dead_letter_source
     if peeked or stored.deferred:

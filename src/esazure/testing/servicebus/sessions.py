@@ -21,6 +21,7 @@ class Session:
     owner: Consumer | None = None
     locked_until: float = 0.0
     state: bytes | None = field(default=None, repr=False)
+    state_changed_at: float = 0.0
     line: WaitingLine = field(default_factory=WaitingLine)
     locked: dict[uuid.UUID, StoredMessage] = field(default_factory=dict[uuid.UUID, StoredMessage])
     alarm: Alarm | None = None
@@ -135,7 +136,7 @@ class SessionQueue(Queue):
         """The owner's link is gone: the session is free at once."""
         session = self.sessions.get(session_id)
         if session is not None and session.owner is owner:
-            self._free(session_id, session)
+            self._free(session_id, session, failed=False)
 
     def held_session(self, session_id: str) -> Session:
         """The session, if somebody holds it.
@@ -148,12 +149,18 @@ class SessionQueue(Queue):
             raise lock_lost("session")
         return session
 
-    def session_ids(self) -> list[str]:
-        """Every session that has messages waiting or a state."""
+    def set_state(self, session_id: str, state: bytes | None) -> None:
+        """Keep a state with a session that is held, or with None forget it."""
+        session = self.held_session(session_id)
+        session.state, session.state_changed_at = state, self.clock.now()
+
+    def session_ids(self, updated_after: float | None = None) -> list[str]:
+        """Every session that has messages, received or not, or a state; or whose state was set after a time."""
         return sorted(
             session_id
             for session_id, session in self.sessions.items()
-            if len(session.line) or session.state is not None
+            if (session.state is not None and (updated_after is None or session.state_changed_at > updated_after))
+            or (updated_after is None and (len(session.line) or session.locked))
         )
 
     def _extend(self, session_id: str, session: Session) -> None:
@@ -166,17 +173,19 @@ class SessionQueue(Queue):
 
     def _lose(self, session_id: str, session: Session) -> None:
         owner = session.owner
-        self._free(session_id, session)
+        self._free(session_id, session, failed=True)
         if owner is not None:
             owner.session_lost()
 
-    def _free(self, session_id: str, session: Session) -> None:
+    def _free(self, session_id: str, session: Session, *, failed: bool) -> None:
+        # Microsoft's page "Message sessions" ("Impact of delivery count"): the count of what was not completed goes up
+        # when the lock of the session expires, and stays when the session is closed. A broken connection closes it.
         session.owner = None
         if session.alarm is not None:
             session.alarm.cancel()
             session.alarm = None
         for token in list(session.locked):
-            self.abandon(token)
+            self.abandon(token, failed=failed)
         self._forget_if_empty(session_id)
         self._changed(self)
 

@@ -1,6 +1,6 @@
 """What a test sees of the broker: copies that do not change when the broker goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +32,7 @@ class MessageSnapshot:
     dead_letter_error_description: str | None
 
     @classmethod
-    def of(cls, stored: StoredMessage) -> "MessageSnapshot":
+    def of(cls, stored: StoredMessage, told: Callable[[float], float]) -> "MessageSnapshot":
         """The message as it is now."""
         message = stored.message
         added = stored.added_properties
@@ -49,8 +49,8 @@ class MessageSnapshot:
             application_properties={**message.properties, **added},
             state=stored.state,
             delivery_count=stored.delivery_count,
-            enqueued_at=datetime.fromtimestamp(stored.enqueued_at, UTC),
-            expires_at=None if stored.expires_at is None else datetime.fromtimestamp(stored.expires_at, UTC),
+            enqueued_at=datetime.fromtimestamp(told(stored.enqueued_at), UTC),
+            expires_at=None if stored.expires_at is None else datetime.fromtimestamp(told(stored.expires_at), UTC),
             dead_letter_reason=added.get("DeadLetterReason"),
             dead_letter_error_description=added.get("DeadLetterErrorDescription"),
         )

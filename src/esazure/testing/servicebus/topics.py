@@ -32,6 +32,10 @@ class Topic(Entity):
         super().__init__(clock, path, duplicate_detection_window)
         self.subscriptions: list[Subscription] = []
 
+    def rules(self) -> list[Rule]:
+        """The rules of all its subscriptions."""
+        return [rule for subscription in self.subscriptions for rule in subscription.rules or ()]
+
     def _store(self, stored: StoredMessage) -> None:
         for subscription in self.subscriptions:
             if subscription.wants(stored):
