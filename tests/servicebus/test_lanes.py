@@ -129,7 +129,7 @@ async def test_a_message_that_keeps_failing_pauses_longer_each_time_and_is_the_o
     async with running(bus.subscription("customers", "all", recorder, sessions=1)):
         await until(lambda: len(recorder.begun) == 4)
         assert [message.delivery_count for message in waiting(double)] == [3] + [0] * 49
-    # If the process died now, the broker would count a failure for this one alone.
+    # If the lock of the session expired now, the broker would count a failure for this one alone.
     assert set(delivered) == {1}
     pauses = [after - before for before, after in pairwise(times)]
     assert pauses[0] >= 0.075

@@ -85,7 +85,7 @@ async def test_what_is_given_back_counts_as_never_delivered(
         await mail.send("a", count=3)
         await until(lambda: len(double.messages(SUBSCRIPTION, state=MessageState.LOCKED)) == 8)
         await session.complete(messages[:2])
-        await session.give_back(messages[2:])
+        await session.close()
     left = waiting(double)
     assert ids(left) == [f"a/{version}" for version in range(3, 9)]
     assert {(message.state, message.delivery_count) for message in left} == {(MessageState.ACTIVE, 0)}
@@ -104,7 +104,7 @@ async def test_what_arrived_unasked_is_given_back_too(
         await session.complete(first)
         await session.complete([])
         await asyncio.wait_for(session._receiver._handler._connection.listen(wait=0.1, batch=5), 1)
-        await session.give_back([])
+        await session.close()
     assert [message.delivery_count for message in waiting(double)] == [0, 0]
 
 
@@ -113,9 +113,9 @@ async def test_giving_back_a_session_that_broke_never_raises(
 ) -> None:
     await mail.send("a", count=2)
     async with accepted(client) as session, within(6):
-        messages = await session.receive(2, wait=1)
+        await session.receive(2, wait=1)
         double.faults.drop_connections()
-        await session.give_back(messages)
+        await session.close()
 
 
 @pytest.mark.parametrize("hours", [-6, 6])

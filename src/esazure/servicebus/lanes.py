@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
@@ -97,13 +96,12 @@ class LaneWorker:
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
-        self._abandoned: ServiceBusReceivedMessage | None = None
         self._over = False
         # Lanes that were taken at the same moment should not all be given back at the same moment.
         self._until = self._clock() + terms.hold * _random.uniform(0.8, 1.0)
 
     async def run(self) -> None:
-        """Work until it is time to give the session back. The session has to be closed afterwards.
+        """Work until it is time to give the session back, which is to close it: what is left in hand goes back with it.
 
         Raises:
             SessionLostError: it was lost meanwhile.
@@ -124,15 +122,12 @@ class LaneWorker:
                 await asyncio.wait({working})
             await ended(completing)
             await ended(keeping)
-            if not working.cancelled() and working.exception() is None:
-                await self._session.give_back(working.result())
         if not working.cancelled():
             working.result()
         if is_lost:  # also when a handler took the cancellation for something else, and came to an end
             raise SessionLostError
 
-    async def _work(self) -> Sequence[ServiceBusReceivedMessage]:
-        """Returns what is still in hand in the end."""
+    async def _work(self) -> None:
         quiet_since = self._clock()
         window = 1
         while not self._is_time_to_go:
@@ -141,10 +136,10 @@ class LaneWorker:
                 break
             batch = await self._session.receive(window, wait=min(WAIT_SECONDS, self._terms.idle - quiet))
             began = self._clock()
-            for number, message in enumerate(batch):
+            for message in batch:
                 if self._is_time_to_go or not await self._succeeded(message):
                     await self._all_settled()
-                    return [left for left in batch[number:] if left is not self._abandoned]
+                    return  # the rest goes back with the session
             # Waiting here keeps two tasks of ours from reading the same connection.
             await self._all_settled()
             if batch:
@@ -153,7 +148,6 @@ class LaneWorker:
                 window = 1
             elif len(batch) == window:
                 window = min(2 * window, BATCH)
-        return ()
 
     async def _all_settled(self) -> None:
         if not self._over:  # otherwise nobody settles any more, and a handler may have used up our cancellation
@@ -207,7 +201,6 @@ class LaneWorker:
         pause = _pause(attempt_of(message) - 1)
         _log.warning("%s: message %s goes back after %.1f s: %s", self._terms.name, message.sequence_number, pause, why)
         await self._sleep(pause)
-        self._abandoned = message
         await self._session.abandon(message)
         self._terms.metrics.abandoned += 1
 

@@ -129,13 +129,7 @@ class Session:
         Raises:
             SessionLostError: it comes again anyhow.
         """
-
-        async def abandon() -> None:
-            # Or it would come again at once, and be on its way to us when the session is given back.
-            await self._take_no_more()
-            await self._receiver.abandon_message(message)
-
-        return await self._settle(abandon())
+        return await self._settle(self._receiver.abandon_message(message))
 
     async def dead_letter(self, message: ServiceBusReceivedMessage, reason: str, description: str) -> int:
         """Set it aside. Returns as `complete` does.
@@ -148,18 +142,16 @@ class Session:
             self._receiver.dead_letter_message(message, reason=reason, error_description=description)
         )
 
-    async def give_back(self, messages: Sequence[ServiceBusReceivedMessage]) -> None:
-        """Let go of the session, with what is in hand, as if it had never been delivered. Never raises."""
-        if not self._lost:
-            await bounded(self._release(messages))
-        await self.close()
-
     def abort(self) -> None:
         """Nothing of it can be used any longer. `close` is still due."""
         self._losing()
 
     async def close(self) -> None:
-        """Let go of everything; bounded, and never raises."""
+        """Let go of the session, with all that is not settled; bounded, and never raises.
+
+        The broker counts no delivery for it: that is Microsoft's rule for a session that is closed, as opposed to one
+        whose lock expires (its page "Message sessions", the impact of delivery count).
+        """
         for connection in self._connections:
             await connection.close()
         self._connections.clear()
@@ -181,26 +173,6 @@ class Session:
             elif isinstance(outcome, BaseException):
                 raise self._losing() from outcome
         return unconfirmed
-
-    async def _take_no_more(self) -> None:
-        """Take back what credit the broker has left, so that it delivers nothing until the next receive."""
-        link = getattr(getattr(self._receiver, "_handler", None), "_link", None)
-        if link is not None:
-            await link.flow(link_credit=0)
-
-    async def _release(self, messages: Sequence[ServiceBusReceivedMessage]) -> None:
-        """Tell the broker that these were not tried, or it would count a failed delivery for each."""
-        await self._take_no_more()
-        client = self._receiver._handler  # noqa: SLF001 - see the top of the file
-        pending = [(message._delivery_id, message._delivery_tag) for message in messages]  # noqa: SLF001 - the same
-        while pending := [*pending, *_arrived(client)]:
-            for number, (delivery_id, tag) in enumerate(pending, start=1):
-                # The answer to the last one says that all were read; or the socket might be closed before.
-                is_last = number == len(pending)
-                await client.settle_messages_async(
-                    delivery_id, tag, "released", await_outcome=is_last, outcome_timeout=CLOSE_SECONDS
-                )
-            pending = []
 
     def _losing(self) -> SessionLostError:
         self._lost = True
@@ -241,15 +213,6 @@ async def ended(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task}, timeout=CLOSE_SECONDS)
     if not task.cancelled():
         task.exception()  # seen already, or of no interest any more
-
-
-def _arrived(client: Any) -> list[tuple[int, bytes]]:
-    """What came and was not asked for any more."""
-    deliveries: list[tuple[int, bytes]] = []
-    while not client._received_messages.empty():  # noqa: SLF001 - see the top of the file
-        frame, _ = client._received_messages.get_nowait()  # noqa: SLF001 - the same
-        deliveries.append((frame[1], frame[2]))
-    return deliveries
 
 
 def printable(text: str, characters: int) -> str:
