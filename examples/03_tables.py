@@ -32,11 +32,11 @@ async def main(connection_string: str) -> None:
         basket = Basket(basket_id)
         basket.add("tea")
         basket.add("biscuits")
-        baskets = EventsService(store.events(Basket, outbox=False))  # nobody is told; 04_service_bus.py tells
+        baskets = EventsService(store.events(Basket))  # nobody is told; 04_service_bus.py tells
         await baskets.persist(basket)  # two events, one request: both or neither
 
     async with TableStore.from_connection_string(connection_string, table="baskets") as store:  # another process
-        baskets = EventsService(store.events(Basket, outbox=False))
+        baskets = EventsService(store.events(Basket))
         await baskets.update(basket_id, lambda basket: basket.add("milk"))
         basket = await baskets.rehydrate(basket_id)
         before = await baskets.rehydrate(basket_id, version=2)  # as it was then, to look at

@@ -45,10 +45,11 @@ class BankSystem:
         converter: CurrencyConverter = RATES,
         also: Sequence[IHandlerSet] = (),
     ) -> None:
-        accounts = store.events(Account, views=[account_card])
+        # Who has no producer delivers in this process, out of the outbox.
+        accounts = store.events(Account, views=[account_card], outbox=True)
         self.store = store
         self.bank = Bank(
-            EventsService(store.events(Customer), producer),
+            EventsService(store.events(Customer, outbox=True), producer),
             EventsService(accounts, producer),
             store.unique_values("email"),
             converter,

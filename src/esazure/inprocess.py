@@ -1,6 +1,6 @@
 """Delivery without a broker: the outbox is the queue, and a relay hands what waits in it to a consumer.
 
-    service = EventsService(store.events(Account))                       # without a producer: commits wait
+    service = EventsService(store.events(Account, outbox=True))          # without a producer: commits wait
     subscription = InProcessSubscription(store, [Customer, Account], consumer)
     await subscription.run()
 
@@ -64,7 +64,8 @@ class InProcessSubscription:
                 longer than half of it may be called by another process, too.
 
         Raises:
-            ValueError: a number that is not above 0, or two classes that are stored under one name.
+            ValueError: a number that is not above 0, two classes that are stored under one name, or a class whose
+                commits leave no outbox row.
         """
         self._store = store
         self._interval = interval

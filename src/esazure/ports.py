@@ -261,13 +261,15 @@ class IEventsRepository(Protocol[A, TId_contra]):
         *,
         command_id: str | None = None,
         before_io: Callable[[Commit[Any]], None] | None = None,
+        publishing: bool = False,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit: all of them or none.
 
         When a commit with this `command_id` is stored already, nothing is stored, this copy becomes unusable and the
         earlier commit is returned. Returns None when nothing is pending. After a conflict the aggregate is as it was:
         the caller can reload and decide again. `before_io` is called with the finished commit after every check and
-        before the first request; what it raises refuses the commit.
+        before the first request; what it raises refuses the commit. `publishing` says that the caller publishes what is
+        stored; unless the repository was told otherwise, only such commits leave an outbox row.
 
         Raises:
             ConcurrencyError: somebody else stored a commit since this aggregate was loaded.

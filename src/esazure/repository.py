@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import cached_property
 from os import urandom
 from typing import Any, Generic, Self
 
@@ -70,6 +71,42 @@ class CommitStore(ICommitStore):
 
     clock: Callable[[], datetime] = staticmethod(utc_now)
 
+    @cached_property
+    def _without_rows(self) -> set[str]:
+        """Classes of which this process has stored commits that nobody will find in the outbox."""
+        return set()
+
+    @cached_property
+    def _awaited(self) -> set[str]:
+        """Classes whose commits somebody in this process expects in the outbox."""
+        return set()
+
+    def note_no_row(self, aggregate_class: type[AggregateRoot[Any, Any]]) -> None:
+        """A commit of this class is about to be stored without an outbox row, and nobody has said so.
+
+        Raises:
+            ValueError: a relay or an `InProcessSubscription` over this store waits for it.
+        """
+        self._without_rows.add(aggregate_class.aggregate_type)
+        self._check_rows(aggregate_class)
+
+    def note_awaited(self, aggregate_class: type[AggregateRoot[Any, Any]]) -> None:
+        """Somebody waits for commits of this class in the outbox.
+
+        Raises:
+            ValueError: there are commits of it that left no row.
+        """
+        self._awaited.add(aggregate_class.aggregate_type)
+        self._check_rows(aggregate_class)
+
+    def _check_rows(self, aggregate_class: type[AggregateRoot[Any, Any]]) -> None:
+        name = aggregate_class.aggregate_type
+        if name in self._awaited & self._without_rows:
+            raise ValueError(
+                f"a relay or an InProcessSubscription waits for commits of {name}, and they leave no outbox row: give "
+                f"the EventsService a producer, or make its repository with events({name}, outbox=True)"
+            )
+
     async def __aenter__(self) -> Self:
         """Open the store. A backend with nothing to open inherits this."""
         return self
@@ -91,14 +128,16 @@ class CommitStore(ICommitStore):
         self,
         aggregate_class: Callable[[TId], A],
         *,
-        outbox: bool = True,
+        outbox: bool | None = None,
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> EventsRepository[A, TId]:
         """The repository of one aggregate class.
 
         Args:
             aggregate_class: a subclass of AggregateRoot.
-            outbox: with False commits leave no outbox row: for aggregates whose events nobody publishes.
+            outbox: whether a commit leaves an outbox row. Left out, it does when it is persisted by an `EventsService`
+                that has a producer. Say True when somebody else publishes or consumes what waits: a relay with the only
+                producer, or an `InProcessSubscription`. Say False to publish without a safety net.
             views: its inline views, functions from the aggregate to a pydantic model.
 
         Raises:
@@ -116,7 +155,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         store: ICommitStore,
         *,
         clock: Callable[[], datetime] = utc_now,
-        outbox: bool = True,
+        outbox: bool | None = None,
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> None:
         self._class = as_class(aggregate_class)
@@ -125,7 +164,8 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self._snapshots = snapshots_of(self._class)
         self._store = store
         self._clock = clock
-        self._outbox = StreamOutbox(store, self._commit_of) if outbox else None
+        self._leaves_row = outbox
+        self._outbox = None if outbox is False else StreamOutbox(store, self._commit_of)
 
     @property
     def outbox(self) -> IOutbox | None:
@@ -138,11 +178,15 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         *,
         command_id: str | None = None,
         before_io: Callable[[Commit[Any]], None] | None = None,
+        publishing: bool = False,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit. See `IEventsRepository.append`."""
         commit = self._commit_to_send(aggregate, command_id)
         if commit is None:
             return None
+        leaves_row = publishing if self._leaves_row is None else self._leaves_row
+        if not leaves_row and self._leaves_row is None and isinstance(self._store, CommitStore):
+            self._store.note_no_row(self._class)
         views = [view.record_of(aggregate) for view in self._views.values()]
         check_limits(commit.record, views)
         if before_io is not None:
@@ -150,7 +194,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         state = state_of(aggregate)
         state.persisting = True
         try:
-            await self._store.insert(commit.record, outbox=self._outbox is not None, views=views)
+            await self._store.insert(commit.record, outbox=leaves_row, views=views)
         except CommandHandledError as error:
             state.in_doubt = None
             if error.first_version is None:  # nothing was stored: under another command this copy may still be
@@ -158,7 +202,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             state.unusable = "its command was carried out before; load it again"
             handled = error.first_version
         except BaseException as error:
-            self._note_failure(aggregate, commit, error)
+            self._note_failure(aggregate, commit, error, publishing=publishing)
             raise
         else:
             accept(aggregate, commit)
@@ -256,7 +300,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             )
         return state.in_doubt
 
-    def _note_failure(self, aggregate: A, commit: Commit[Any], error: BaseException) -> None:
+    def _note_failure(self, aggregate: A, commit: Commit[Any], error: BaseException, *, publishing: bool) -> None:
         """What an insert that failed says about the copy.
 
         Raises:
@@ -268,14 +312,14 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             state.in_doubt = None  # the slot is taken for good, so a copy still under way cannot land either
         elif isinstance(error, AppendOutcomeUnknownError):
             state.in_doubt = commit
-            error.retry = lambda: self.append(aggregate)
+            error.retry = lambda: self.append(aggregate, publishing=publishing)
         elif not isinstance(error, EsAzureError):
             state.in_doubt = commit  # cancelled, or a failure no store should let out: nobody knows
         elif state.in_doubt is not None:
             unknown = AppendOutcomeUnknownError(
                 commit.stream, expected=commit.record.expected_version, commit_id=commit.commit_id
             )
-            unknown.retry = lambda: self.append(aggregate)
+            unknown.retry = lambda: self.append(aggregate, publishing=publishing)
             raise unknown from error
 
     async def _commit_at(self, stream: str, first_version: int) -> Commit[Any]:

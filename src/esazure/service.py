@@ -37,8 +37,8 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
     """Persists through a repository and announces through a producer.
 
     One repository's outbox belongs to one producer: two services over the same outbox with different topics would
-    publish each other's commits. Without a producer, commits wait in the outbox for somebody else to publish them;
-    where nobody ever will, make the repository with `outbox=False`, or the rows stay for good.
+    publish each other's commits. Without a producer commits leave no outbox row, unless the repository was made
+    with `outbox=True`: for somebody else to publish or consume them.
     """
 
     def __init__(self, repository: IEventsRepository[A, TId], producer: IEventProducer | None = None) -> None:
@@ -85,7 +85,9 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
                 behind = create_task(look)
 
         try:
-            commit = await self._repository.append(aggregate, command_id=command_id, before_io=before_io)
+            commit = await self._repository.append(
+                aggregate, command_id=command_id, before_io=before_io, publishing=producer is not None
+            )
         except BaseException as error:
             if behind is not None:
                 await _discard(behind)

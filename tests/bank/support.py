@@ -166,7 +166,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, patience: floa
 async def assert_views_are_as_if_made_anew(store: Store) -> None:
     """What workers made of the events, in whatever order they came, is what one pass over all of them makes."""
     fresh = BankViews.of(InMemoryStore())
-    customers = EventsService(store.events(Customer))
+    customers = EventsService(store.events(Customer, outbox=True))
     for projection in bank_projections(fresh, store, customers):
         for aggregate_class, partition in product(projection.interests, store.partitions):
             async for records in store.scan(partition, aggregate_class.aggregate_type):

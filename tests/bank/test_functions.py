@@ -132,7 +132,7 @@ async def test_the_timer_publishes_what_a_crash_left_behind(
     )
     bank = await function_app.opened.bank()
     account = Account.open(uuid4(), UUID(customer["id"]), Currency.EUR)
-    await bank.system.store.events(Account).append(account)
+    await bank.system.store.events(Account, outbox=True).append(account)
     monkeypatch.setattr(bank.relay, "_grace", -2.0)  # by a clock that shows whole seconds
 
     await call("relay", None)

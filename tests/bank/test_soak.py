@@ -248,7 +248,7 @@ async def repeated_letters(store: TableStore, letters: Sequence[str]) -> int:
     """How many were sent more often than once; each was sent."""
     sent = Counter(letters)
     due: set[str] = set()
-    repository = store.events(Account)
+    repository = store.events(Account, outbox=True)
     for partition in store.partitions:
         async for records in store.scan(partition, Account.aggregate_type):
             account_id = UUID(split_stream_name(records[0].stream)[1])

@@ -62,7 +62,7 @@ async def store_events(
     store: CommitStore, id: str, *events: DomainEvent, together: bool = False, integration: Integration = whole
 ) -> list[IntegrationMessage]:
     """Append them to an account, as one commit or each as its own; the messages that go out for them."""
-    accounts = store.events(Account)
+    accounts = store.events(Account, outbox=True)
     try:
         account = await accounts.rehydrate(id)
     except EsAzureError:

@@ -113,7 +113,7 @@ async def test_a_new_handler_gets_the_history_and_the_others_do_not_get_it_again
 
 async def test_a_long_history_is_read_in_slices() -> None:
     store, recorder = InMemoryStore(), Recorder()
-    accounts = store.events(Account)
+    accounts = store.events(Account, outbox=True)
     account = Account("ada")
     count = 2 * SLICE + 7
     for number in range(count):  # 50 events a commit: a slice begins and ends within one
@@ -423,7 +423,7 @@ async def test_handlers_run_in_a_context_that_names_the_cause(correlation_id: st
 
 async def test_what_a_handler_persists_carries_the_cause_of_each_event() -> None:
     store, handlers = InMemoryStore(), EventHandlers("process")
-    customers = EventsService(store.events(Customer))
+    customers = EventsService(store.events(Customer, outbox=True))
 
     @handlers.on(Account, Opened)
     @handlers.on(Account, Deposited)

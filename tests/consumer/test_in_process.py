@@ -80,7 +80,7 @@ async def test_draining_when_nothing_waits_is_nothing(store: Store) -> None:
 
 async def test_drain_includes_what_reactions_commit(store: Store) -> None:
     """A chain: an account's event changes a customer, and that changes another customer."""
-    customers = EventsService(store.events(Customer))
+    customers = EventsService(store.events(Customer, outbox=True))
     reactions, recorder = Reactions("chain"), Recorder()
 
     @reactions.on(Account, Deposited, changes=customers, id=lambda envelope: "ada")

@@ -49,7 +49,7 @@ def greeting(customers: IEventsService[Customer, str], name: str = "greeting") -
 async def open_customer(store: CommitStore, id: str = "ada") -> None:
     customer = Customer(id)
     customer.record(Opened())
-    await store.events(Customer).append(customer)
+    await store.events(Customer, outbox=True).append(customer)
 
 
 async def greeted(store: CommitStore, id: str = "ada") -> list[tuple[str, int]]:

@@ -48,7 +48,7 @@ class Backend:
         self.witness = Witness()
         self.store = FaultyStore(WitnessedStore(store, self.witness), self.faults)
         self.producer = FaultyProducer(WitnessedProducer(self.broker, self.witness), self.faults)
-        self.service = EventsService(self.store.events(Counter), self.producer)
+        self.service = EventsService(self.store.events(Counter, outbox=True), self.producer)
         self.relay = OutboxRelay(self.store, {Counter: self.producer}, grace=0.0)
 
     async def two_commits_wait(self) -> Counter:
@@ -56,7 +56,7 @@ class Backend:
         counter = Counter(ID)
         for note in ("a", "b"):
             counter.note(note)
-            await EventsService(self.store.events(Counter)).persist(counter)
+            await EventsService(self.store.events(Counter, outbox=True)).persist(counter)
         return counter
 
     async def check(self, *notes: str) -> None:
@@ -188,7 +188,7 @@ async def test_a_conflict_while_being_cancelled() -> None:
         counter = await backend.two_commits_wait()
         winner = await backend.service.rehydrate(ID)
         winner.note("winner")
-        await backend.store.events(Counter).append(winner)
+        await backend.store.events(Counter, outbox=True).append(winner)
         counter.note("loser")
         try:
             done = await cancelled_at(turn, backend.service.persist(counter))
@@ -217,7 +217,7 @@ async def test_updating_under_a_conflict() -> None:
             if rival := next(rivals, None):
                 theirs = await load(id)
                 theirs.note(rival)
-                await EventsService(backend.real.events(Counter)).persist(theirs)
+                await EventsService(backend.real.events(Counter, outbox=True)).persist(theirs)
             return mine
 
         def change(counter: Counter) -> None:
@@ -316,7 +316,7 @@ async def table_store() -> AsyncIterator[Callable[[], TableStore]]:
 async def test_persisting_to_a_table_that_answers_the_second_time(table_store: Callable[[], TableStore]) -> None:
     async def trial(turn: int) -> bool:
         store, witness, broker = table_store(), Witness(), InMemoryEventProducer()
-        repository = WitnessedStore(store, witness).events(Counter)
+        repository = WitnessedStore(store, witness).events(Counter, outbox=True)
         service = EventsService(repository, WitnessedProducer(broker, witness))
         counter = Counter(ID)
         counter.note("a")

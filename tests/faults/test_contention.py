@@ -47,7 +47,7 @@ class Race:
                 group.create_task(self._write(self.stores[number % len(self.stores)], f"writer {number}"))
 
     async def _write(self, store: CommitStore, who: str) -> None:
-        repository = store.events(Counter)
+        repository = store.events(Counter, outbox=True)
         while self.acknowledged < self.appends:
             name = f"{self.run_id}-{self.acknowledged // STREAM_COMMITS}"
             try:

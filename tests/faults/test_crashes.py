@@ -103,11 +103,11 @@ async def stored_but_not_dispatched(world: World) -> None:
     """The broker was away: two events of one commit wait."""
     counter = Counter(ID)
     counter.note("a", "b")
-    await EventsService(world.events(Counter)).persist(counter)
+    await EventsService(world.events(Counter, outbox=True)).persist(counter)
 
 
 async def two_streams_wait(world: World) -> None:
-    service = EventsService(world.events(Counter))
+    service = EventsService(world.events(Counter, outbox=True))
     for each in ("c", "d"):
         counter = Counter(each)
         for note in ("a", "b"):
@@ -178,7 +178,7 @@ class Rival(EventsService[Counter, str]):
             if "rival" not in mine.notes:
                 theirs = await load(id)
                 theirs.note("rival")
-                await repository.append(theirs)
+                await repository.append(theirs, publishing=True)
             return mine
 
         repository.rehydrate = meet  # type: ignore[method-assign]
@@ -228,7 +228,7 @@ class Fussy(InMemoryEventProducer):
 
 async def test_a_relay_that_sets_an_unpublishable_commit_aside() -> None:
     async def poisoned(world: World) -> None:
-        service = EventsService(world.events(Counter))
+        service = EventsService(world.events(Counter, outbox=True))
         counter = Counter(ID)
         for note in ("a", "poison", "b"):
             counter.note(note)

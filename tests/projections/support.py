@@ -109,7 +109,7 @@ def cards_of(store: Store, *, name: str = "cards") -> Projection[Card]:
 
 async def stored(store: Store, id: str, *events: ThingEvent, kind: type[Thing] = Thing) -> Sequence[EventEnvelope[Any]]:
     """Append these, each as a commit of its own; all events of the stream."""
-    repository = store.events(kind)
+    repository = store.events(kind, outbox=True)
     records = await store.read(f"{kind.aggregate_type}.{id}")
     thing = await repository.rehydrate(id) if records else kind(id)
     for event in events:

@@ -97,7 +97,7 @@ class Store(InMemoryStore):
         aggregate: Any = kind(stream)
         for text in texts:
             aggregate.record(Noted(text=text))
-            await self.events(kind).append(aggregate)
+            await self.events(kind, outbox=True).append(aggregate)
 
     def waiting(self) -> list[tuple[str, int]]:
         return [(stream, first) for stream, rows in sorted(self._outbox.items()) for first in sorted(rows)]

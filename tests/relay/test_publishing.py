@@ -120,7 +120,7 @@ class TestGrace:
         diary = Diary("a")
         for _ in range(3):
             diary.record(Noted(text="x"))
-            await store.events(Diary).append(diary)
+            await store.events(Diary, outbox=True).append(diary)
             store.manual_clock.advance(6)
         relay = OutboxRelay(store, {Diary: producer}, grace=10)
         metrics = await relay.run_once()
@@ -350,7 +350,7 @@ class TestWhatNobodyCanPublish:
                 diary = Diary(name)
                 for text in "123":
                     diary.record(Noted(text=text))
-                    await store.events(Diary).append(diary)
+                    await store.events(Diary, outbox=True).append(diary)
             assert store._writer is not None
             damage = f"UPDATE commits SET payload = x'00' WHERE stream = '{A}' AND first_version = 2"  # noqa: S608
             await store._writer.run(None, lambda db: db.execute(damage))

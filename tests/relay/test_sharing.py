@@ -322,7 +322,7 @@ class TestOnTableStorage:
             diary = Diary(f"{number}")
             for text in "12":
                 diary.record(Noted(text=text))
-                await store.events(Diary).append(diary)
+                await store.events(Diary, outbox=True).append(diary)
 
         await asyncio.gather(*[put(number) for number in range(24)])
         producers = [Producer(pause=0.005) for _ in range(8)]
@@ -344,7 +344,7 @@ class TestOnTableStorage:
     async def test_what_a_relay_set_aside_is_kept_with_the_reason(self, store: TableStore) -> None:
         diary = Diary("a")
         diary.record(Noted(text="1"))
-        commit = await store.events(Diary).append(diary)
+        commit = await store.events(Diary, outbox=True).append(diary)
         assert commit is not None
         await store.set_aside(commit.record, "DispatchError: too large")
         rows = [row async for row in store._gateway._client.query_entities("RowKey ge 'q.' and RowKey lt 'q/'")]

@@ -123,7 +123,7 @@ class TestOpening:
     async def test_the_clock_stamps_commits(self, file: Path) -> None:
         then = datetime(2020, 2, 29, tzinfo=UTC)
         async with SqliteStore(file, clock=lambda: then) as store:
-            stored = await store.events(Diary).append(diary())
+            stored = await store.events(Diary, outbox=True).append(diary())
         assert stored is not None
         assert stored.occurred_at == then
 
@@ -400,7 +400,7 @@ class TestCancelling:
     async def test_an_aggregate_whose_append_was_cancelled_is_persisted_once(
         self, store: SqliteStore, file: Path
     ) -> None:
-        repository, it = store.events(Diary), diary()
+        repository, it = store.events(Diary, outbox=True), diary()
         with locked(file) as release:
             task = asyncio.create_task(repository.append(it))
             await asyncio.sleep(0.05)
@@ -457,7 +457,7 @@ async def created(file: Path) -> Path:
 class TestForRelays:
     async def test_ages_are_measured_by_the_clock_of_sqlite_and_not_by_the_stores(self, file: Path) -> None:
         async with SqliteStore(file, clock=lambda: datetime(1990, 1, 1, tzinfo=UTC)) as store:
-            await store.events(Diary).append(diary())
+            await store.events(Diary, outbox=True).append(diary())
             change(file, "UPDATE outbox SET stored_at = stored_at - 2.0")
             (row,) = (await store.sweep("0")).rows
         assert (row.stream, row.first_version) == (STREAM, 1)
@@ -533,7 +533,7 @@ class TestRefusals:
     async def test_when_the_log_cannot_be_written_the_outcome_is_unknown_until_it_is_asked_for_again(
         self, store: SqliteStore, file: Path
     ) -> None:
-        repository, it = store.events(Diary), diary()
+        repository, it = store.events(Diary, outbox=True), diary()
         await store.insert(commit(stream="Diary.other"), outbox=True)
         log = file.with_name(f"{file.name}-wal")
         with limited_file_size(log.stat().st_size + 100), pytest.raises(AppendOutcomeUnknownError) as caught:

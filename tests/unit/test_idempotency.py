@@ -61,7 +61,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def service_with(store: Store, amount: int = 100, producer: Any = None) -> Service:
-    service = EventsService(store.events(Counter), producer)
+    service = EventsService(store.events(Counter, outbox=True), producer)
     purse = Counter(ID)
     purse.increment(amount)
     await service.persist(purse)
@@ -88,7 +88,7 @@ async def test_a_repeated_command_stores_nothing_and_returns_the_first_commit(st
 
 
 async def test_the_copy_of_a_repeat_cannot_be_used_any_more(store: Store) -> None:
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     await service.persist(counter_with("a", id=ID), command_id="open-1")
     repeated = counter_with("a", id=ID)
     await service.persist(repeated, command_id="open-1")
@@ -113,7 +113,7 @@ async def test_a_repeat_is_found_before_a_conflict(store: Store) -> None:
 
 
 async def test_the_same_id_may_be_used_for_other_streams(store: Store) -> None:
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     for name in ("a", "b"):
         commit = await service.persist(counter_with("x", id=name), command_id="open-1")
         assert commit is not None
@@ -180,7 +180,7 @@ async def test_a_handled_command_whose_commit_is_gone_is_a_corrupt_stream() -> N
         async def read(self, stream: str, **kwargs: Any) -> Any:
             return []
 
-    service = EventsService(Forgetful().events(Counter))
+    service = EventsService(Forgetful().events(Counter, outbox=True))
     await service.persist(counter_with("a", id=ID), command_id="open-1")
     with pytest.raises(CorruptStreamError, match="at version 1, is missing"):
         await service.persist(counter_with("a", id=ID), command_id="open-1")
@@ -273,7 +273,7 @@ async def test_an_asynchronous_change_is_refused_also_when_the_command_was_carri
 @pytest.mark.parametrize("lost", ["lost on the way there", "lost on the way back"])
 async def test_the_retry_of_an_append_keeps_the_command_id(lost: str) -> None:
     store = TroubledStore(lost, lost)
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     counter = counter_with("a", id=ID)
     with pytest.raises(AppendOutcomeUnknownError) as caught:
         await service.persist(counter, command_id="open-1")
@@ -305,7 +305,7 @@ async def test_the_copy_in_doubt_may_be_persisted_again_with_its_id_or_without(
     lost: str, command_id: str | None
 ) -> None:
     store = TroubledStore(lost)
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     counter = counter_with("a", id=ID)
     with pytest.raises(AppendOutcomeUnknownError):
         await service.persist(counter, command_id="open-1")
@@ -318,7 +318,7 @@ async def test_the_copy_in_doubt_may_be_persisted_again_with_its_id_or_without(
 @pytest.mark.parametrize("first", ["open-1", None])
 async def test_the_copy_in_doubt_is_not_persisted_under_another_id(first: str | None) -> None:
     store = TroubledStore("lost on the way back")
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     counter = counter_with("a", id=ID)
     with pytest.raises(AppendOutcomeUnknownError):
         await service.persist(counter, command_id=first)
@@ -332,7 +332,7 @@ async def test_the_copy_in_doubt_is_not_persisted_under_another_id(first: str | 
 
 async def test_a_copy_in_doubt_whose_command_was_given_up_is_in_doubt_no_more() -> None:
     store = TroubledStore("lost on the way there")
-    service = EventsService(store.events(Counter))
+    service = EventsService(store.events(Counter, outbox=True))
     counter = counter_with("a", id=ID)
     with pytest.raises(AppendOutcomeUnknownError) as caught:
         await service.persist(counter, command_id="open-1")
@@ -365,7 +365,7 @@ async def test_twins_are_carried_out_once_and_get_the_same_answer_however_they_i
 async def test_twins_that_create_the_same_aggregate_get_the_same_commit(portion: int) -> None:
     for seed in range(portion * 50, portion * 50 + 50):
         store = RacyStore(seed)
-        service = EventsService(store.events(Counter))
+        service = EventsService(store.events(Counter, outbox=True))
         made = [service.persist(counter_with("a", id=ID), command_id="open-1") for _ in range(4)]
         rival = service.persist(counter_with("rival", id=ID), command_id="open-2")
         *answers, other = await asyncio.gather(*made, rival, return_exceptions=True)
@@ -381,7 +381,7 @@ async def test_a_fence_and_a_command_on_its_way_agree_however_they_interleave() 
     outcomes = set()
     for seed in range(200):
         store = RacyStore(seed)
-        service = EventsService(store.events(Counter))
+        service = EventsService(store.events(Counter, outbox=True))
         stored, found = await asyncio.gather(
             service.persist(counter_with("a", id=ID), command_id="open-1"),
             store.find_command(f"Counter.{ID}", "open-1", forbid=True),

@@ -23,6 +23,7 @@ from esazure.aggregate import stream_of
 from esazure.events import CommitRecord
 from esazure.memory import InMemoryEventProducer, InMemoryStore
 from esazure.ports import ViewRecord
+from esazure.relay import OutboxRelay
 from esazure.service import BACKLOG
 from esazure.testing._counter import Counter, commit_of, counter_with
 
@@ -53,14 +54,57 @@ async def test_with_nothing_pending_nothing_happens() -> None:
     assert (store.calls, producer.messages) == ([], [])
 
 
-async def test_without_a_producer_commits_wait_in_the_outbox() -> None:
-    store = TroubledStore()
+@pytest.mark.parametrize(
+    ("outbox", "has_producer", "waits"),
+    [(None, True, True), (None, False, False), (True, True, True), (True, False, True), (False, False, False)],
+)
+async def test_a_commit_leaves_an_outbox_row_when_somebody_is_going_to_publish_it(
+    *, outbox: bool | None, has_producer: bool, waits: bool
+) -> None:
+    store, producer = TroubledStore(), TroubledProducer()
+    producer.troubles = [DispatchError("away")] * 2
+    service = EventsService(store.events(Counter, outbox=outbox), producer if has_producer else None)
     counter = counter_with("a")
-    service = EventsService(store.events(Counter))
     await service.persist(counter)
     counter.note("b")
     await service.persist(counter)
-    assert await waiting(store, counter) == [1, 2]
+    assert await waiting(store, counter) == ([1, 2] if waits else [])
+
+
+async def test_a_commit_sent_again_leaves_a_row_as_before() -> None:
+    store, producer = TroubledStore(), TroubledProducer()
+    producer.troubles = [DispatchError("away")]
+    counter = counter_with("a")
+    store.troubles = ["lost on the way there"]
+    service = EventsService(store.events(Counter), producer)
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
+        await service.persist(counter)
+    await caught.value.retry()
+    assert await waiting(store, counter) == [1]
+
+
+@pytest.mark.parametrize("relay_first", [True, False])
+async def test_commits_that_somebody_waits_for_in_vain_are_refused(*, relay_first: bool) -> None:
+    store, counter = TroubledStore(), counter_with("a")
+    service = EventsService(store.events(Counter))
+    if not relay_first:
+        await service.persist(counter)
+        with pytest.raises(ValueError, match="outbox=True"):
+            OutboxRelay(store, {Counter: InMemoryEventProducer()})
+        return
+    OutboxRelay(store, {Counter: InMemoryEventProducer()})
+    with pytest.raises(ValueError, match="outbox=True"):
+        await service.persist(counter)
+    assert len(counter.pending) == 1
+    assert store.calls == []
+    await EventsService(store.events(Counter, outbox=True)).persist(counter)
+    assert await waiting(store, counter) == [1]
+
+
+async def test_who_says_that_nobody_publishes_is_believed() -> None:
+    store = TroubledStore()
+    OutboxRelay(store, {Counter: InMemoryEventProducer()})
+    await EventsService(store.events(Counter, outbox=False)).persist(counter_with("a"))
 
 
 async def test_a_failed_dispatch_is_a_warning_a_count_and_an_outbox_row_and_the_next_persist_publishes_both(
@@ -357,7 +401,7 @@ async def test_an_asynchronous_change_is_refused_and_stores_nothing() -> None:
 
 async def test_a_long_backlog_is_not_one_callers_to_publish(caplog: pytest.LogCaptureFixture) -> None:
     store, producer = InMemoryStore(), InMemoryEventProducer()
-    counters = store.events(Counter)
+    counters = store.events(Counter, outbox=True)
     counter = counter_with("0")
     for number in range(1, BACKLOG + 2):
         await counters.append(counter)

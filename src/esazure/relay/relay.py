@@ -23,7 +23,7 @@ from esazure.events import Commit
 from esazure.keys import encode_part
 from esazure.ports import IEventProducer, IOutbox, IOutboxStore, OutboxRow
 from esazure.relay.leases import Leases, Turn
-from esazure.repository import EventsRepository
+from esazure.repository import CommitStore, EventsRepository
 
 __all__ = ["Alert", "OutboxRelay", "RelayMetrics"]
 
@@ -116,7 +116,8 @@ class OutboxRelay:
                 in the log.
 
         Raises:
-            ValueError: a number below what makes sense, or two classes that are stored under one name.
+            ValueError: a number below what makes sense, two classes that are stored under one name, or a class whose
+                commits leave no outbox row.
         """
         if min(interval, lease) <= 0 or grace < 0 or min(concurrency, attempts) < 1:
             raise ValueError("interval and lease must be above 0 seconds, grace at least 0, the others at least 1")
@@ -127,6 +128,8 @@ class OutboxRelay:
             name = encode_part(aggregate_class.aggregate_type)
             if name in self._routes:
                 raise ValueError(f"two classes are stored as {aggregate_class.aggregate_type}: give one of them")
+            if isinstance(store, CommitStore):
+                store.note_awaited(aggregate_class)
             outbox = EventsRepository(aggregate_class, store).outbox
             assert outbox is not None  # noqa: S101 - it is, unless it is made without
             self._routes[name] = _Route(outbox, producer)

@@ -41,7 +41,7 @@ class FaultyStore(Store):
         self,
         aggregate_class: Callable[[TId], A],
         *,
-        outbox: bool = True,
+        outbox: bool | None = None,
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> EventsRepository[A, TId]:
         """See `CommitStore.events`."""

@@ -27,7 +27,7 @@ class OutboxPromises:
         counter = Counter(fresh_id())
         for number in range(12):
             counter.note(str(number), "x")
-            await counters.append(counter)
+            await counters.append(counter, publishing=True)
 
         waiting = await outbox.unpublished(stream_of(counter), before_version=25)
 
@@ -38,7 +38,7 @@ class OutboxPromises:
         self, counters: IEventsRepository[Counter, str], outbox: IOutbox
     ) -> None:
         with metadata(correlation_id="c-1", user="ada \U0001f600 \u2028 \"'\\", extra={"empty": "", "nul": "\x00"}):
-            appended = await counters.append(counter_with("a", "b"))
+            appended = await counters.append(counter_with("a", "b"), publishing=True)
         assert appended is not None
 
         (waiting,) = await outbox.unpublished(appended.stream, before_version=3)
@@ -54,9 +54,9 @@ class OutboxPromises:
         self, counters: IEventsRepository[Counter, str], outbox: IOutbox
     ) -> None:
         counter = counter_with("a")
-        first = await counters.append(counter)
+        first = await counters.append(counter, publishing=True)
         counter.note("b")
-        second = await counters.append(counter)
+        second = await counters.append(counter, publishing=True)
         assert first is not None
         assert second is not None
 

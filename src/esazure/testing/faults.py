@@ -66,7 +66,7 @@ class World:
         self,
         aggregate_class: Callable[[TId], A],
         *,
-        outbox: bool = True,
+        outbox: bool | None = None,
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> EventsRepository[A, TId]:
         """The repository of one aggregate class. See `CommitStore.events`."""
