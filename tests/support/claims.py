@@ -1,33 +1,30 @@
-"""Clients who want the same e-mail addresses, over a way that loses, delays and doubles calls, with clocks that differ;
-some die, some come back, some send twice at once. All of it in simulated time, fixed by a seed.
+"""Histories of customers who want the same e-mail addresses: everything that can happen to them, decided by a seed.
 
-After every commit, and at the end, no two customers may have one address.
+The real `UniqueValues` and `EventsService` over a store in memory. Before and after each call of the store anybody else
+may go on: nothing waits, nothing sleeps, the clock is a number. Processes die in the middle, stand still for long, and
+have clocks that differ; calls get lost, answers too, requests arrive late or a second time; old commands are sent
+again, old versions are released, whatever has happened since.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from random import Random
-from typing import Any, TypeVar
+from types import coroutine
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from tests.support.customers import Customer, owners
-from tests.support.races import RacyStore
 
-from esazure import (
-    AggregateNotFoundError,
-    AppendOutcomeUnknownError,
-    ConcurrencyError,
-    EsAzureError,
-    EventsService,
-    StoreError,
-)
-from esazure.errors import CommandHandledError, ValueTakenError
+from esazure import AggregateNotFoundError, AppendOutcomeUnknownError, EsAzureError, EventsService
+from esazure.documents import Document
+from esazure.errors import StoreUnavailableError, ValueTakenError
+from esazure.events import CommitRecord
+from esazure.memory import InMemoryStore
+from esazure.ports import ViewRecord
 from esazure.testing.faults import Crash
 from esazure.unique import UniqueValues
 
@@ -36,284 +33,338 @@ T = TypeVar("T")
 EXPIRY = 30.0
 SKEW = 10.0
 """Seconds by which a client's clock may be wrong, either way."""
+NOBODYS = ""
+"""The address of a customer who has given up the last one."""
 
-_FAULTS = {
-    "slow": 20,
-    "late": 6,
-    "lost request": 2,
-    "lost answer": 3,
-    "refused": 3,
-    "twice": 2,
-    "crash before": 3,
-    "crash after": 3,
-}
-"""Per cent of the writes; a read is as likely to be slow, and otherwise answered."""
-
-_RESIGNS = {"lost": 0.6, "crashed": 0.4}
-"""How likely somebody gives up after that."""
+_IDS, _EMAILS = ("a", "b", "c"), ("x", "y")
+_KINDS = ("new", "new", "new", "again", "again", "again", "release", "release", "give up", "step by step")
+_WRITES = ("refused", "lost", "late", "answer lost", "twice", "dies", "dies late", "dies after")
 
 
-class Sea:
-    """What all clients share, and what becomes of it."""
+class Request(NamedTuple):
+    """One command, as its sender would send it again."""
 
-    def __init__(
-        self, seed: int, *, line: type[Line] | None = None, values: type[UniqueValues] = UniqueValues, clients: int = 32
-    ) -> None:
-        self.chance = Random(seed)  # noqa: S311 - not a secret
-        self.store = RacyStore()
+    id: str
+    email: str
+    command_id: str | None
+    over: str | None
+    """The address it takes in between, in the same commit."""
+    creates: bool
+
+
+class Broken(AssertionError):  # noqa: N818 - it is what the model found
+    """A promise was broken in this history."""
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    yield
+
+
+class History(InMemoryStore):
+    """One of them: `play` it."""
+
+    def __init__(self, seed: int, values: type[UniqueValues] = UniqueValues) -> None:
+        super().__init__()
         self.done: Counter[str] = Counter()
-        self.found: list[str] = []
-        """Two customers with one address, and other broken promises."""
-        self.winners: list[str] = []
-        """The streams of those who were told that their customer is stored."""
-        self.late: list[asyncio.Task[None]] = []
-        self.calm = False
-        self._line = line or Line
+        self._chance = Random(seed)  # noqa: S311 - not a secret
         self._values = values
-        self._clients = clients
+        self._now = 0.0
+        self._calm = False
+        self._troubled = self._chance.choice((0.0, 0.03, 0.1, 0.25))
+        self._late: list[Callable[[], Awaitable[object]]] = []
+        self._running: list[Coroutine[Any, Any, None]] = []
+        self._idle: dict[int, int] = {}
+        self._sent: list[Request] = []
+        self._released: dict[tuple[str, str], int] = {}
+        """Up to which version an address was released for a stream, by calls that came to their end."""
+        self._customers = EventsService(self.events(Customer, outbox=False))
+        self._plain = values("email", self._quiet(), clock=self._clock_of(0.0), expiry=EXPIRY)
 
-    def client(self) -> Client:
-        """A new process, with a clock of its own."""
-        skew = 0.0 if self.calm else self.chance.uniform(-SKEW, SKEW)
-        return Client(self._line(self, skew), self._values)
+    def play(self) -> Counter[str]:
+        """To the end.
 
-    def look(self) -> None:
-        """At every commit: each address has one owner, and its claim says so."""
-        for email, streams in owners(self.store).items():
-            if len(streams) > 1:
-                self.found.append(f"{email} is the address of {streams}")
-            document = self.store._documents.get("unique-email", {}).get(sha256(email.encode()).hexdigest())
-            claimed_by = None if document is None else json.loads(document.text)["stream"]
-            if claimed_by not in streams:
-                self.found.append(f"{email} is the address of {streams}, and claimed by {claimed_by}")
-
-    async def settle(self) -> None:
-        """No more faults; what is late arrives; and the last reservation expires."""
-        self.calm = True
-        while self.late:
-            await self.late.pop()
-        await asyncio.sleep(EXPIRY + 2 * SKEW)
-
-    # One address, and everybody wants it.
-
-    async def race(self) -> Sea:
-        """Everybody creates a customer with the same address; then somebody else comes late."""
-        await _all(self._create(f"c{number}", "ada") for number in range(self._clients))
-        await self.settle()
-        self.look()
-        mine = owners(self.store).get("ada", [])
-        self.done["rounds with a winner"] += bool(mine)
-        if not set(self.winners) <= set(mine):
-            self.found.append(f"{self.winners} were told that they have it, and it is the address of {mine}")
-        await self._check("ada", free=not mine)
-        return self
-
-    async def _create(self, id: str, email: str) -> None:
-        """One client, until it has an answer, gives up or is dead for good."""
-        command_id = f"create {id} 0" if self.chance.random() < 0.8 else None
-        await asyncio.sleep(self.chance.uniform(0, 2 * EXPIRY))
-        for life in range(1, 12):
-            client = self.client()
-            twins = 2 if command_id is not None and self.chance.random() < 0.3 else 1
-            answers = await _all(client.create(id, email, command_id) for _ in range(twins))
-            self.done.update(type(answer).__name__ for answer in answers)
-            verdicts = {_verdict(answer) for answer in answers}
-            if "won" in verdicts:
-                self.winners.append(f"Customer.{id}")
-                return
-            if "won before" in verdicts:
-                return
-            if "given up" in verdicts and command_id is not None:
-                command_id = f"create {id} {life}"
-            for wish in ("lost", "crashed"):
-                if wish in verdicts and self.chance.random() < _RESIGNS[wish]:
-                    return
-            await asyncio.sleep(self.chance.uniform(0, EXPIRY))
-
-    # A few addresses, which wander.
-
-    async def wander(self, changes: int = 12) -> Sea:
-        """Customers take addresses, change them, and release old ones late; then everything is cleared up."""
-        emails = [f"e{number}" for number in range(self._clients)]
-        await _all(
-            self._change(f"c{number}", [*emails, *emails][number : number + 2], changes)
-            for number in range(self._clients)
-        )
-        await self.settle()
-        for number in range(self._clients):
-            await self._tidy_up(f"c{number}", emails)
-        self.look()
-        mine = owners(self.store)
-        for email in emails:
-            await self._check(email, free=not mine.get(email))
-        return self
-
-    async def _change(self, id: str, emails: Sequence[str], changes: int) -> None:
-        command_id = None
-        for number in range(changes):
-            await asyncio.sleep(self.chance.expovariate(1 / EXPIRY))
-            email = self.chance.choice(emails)
-            if command_id is None or self.chance.random() < 0.7:  # else the last one is sent again
-                command_id = f"change {id} {number}"
-            client = self.client()
-            work = [client.change(id, email, command_id)]
-            if self.chance.random() < 0.2:
-                work.append(self.client().change(id, email, command_id))
-            elif self.chance.random() < 0.4:
-                work.append(self._tidy_up(id, emails))
-            self.done.update(type(answer).__name__ for answer in await _all(work))
-
-    async def _tidy_up(self, id: str, emails: Sequence[str]) -> None:
-        """Release what the customer does not have; the look at it may be old by then."""
-        client = self.client()
-        with suppress(EsAzureError, Crash):
-            customer = await client.service.rehydrate(id)
-            if not self.calm:
-                await asyncio.sleep(self.chance.expovariate(1 / EXPIRY))
-            for email in emails:
-                if email != customer.email:
-                    self.done["released"] += await client.emails.release(email, customer)
-
-    async def _check(self, email: str, *, free: bool) -> None:
+        Raises:
+            Broken: a promise was broken.
+        """
         try:
-            await self.client().create("late", email)
-        except ValueTakenError:
-            if free:
-                self.found.append(f"nobody has {email}, and it is still taken long after the last crash")
-        except ConcurrencyError:
-            await self._move("late", email, free=free)
-        else:
-            if not free:
-                self.found.append(f"{email} was given away twice")
-
-    async def _move(self, id: str, email: str, *, free: bool) -> None:
-        try:
-            await self.client().change(id, email, None)
-        except ValueTakenError:
-            if free:
-                self.found.append(f"nobody has {email}, and it is still taken long after the last crash")
-        else:
-            if not free:
-                self.found.append(f"{email} was given away twice")
-
-
-class Client:
-    """What one process does."""
-
-    def __init__(self, line: Line, values: type[UniqueValues]) -> None:
-        self.service = EventsService(line.events(Customer))
-        self.emails = values("email", line, clock=line.clock, expiry=EXPIRY)
-
-    async def create(self, id: str, email: str, command_id: str | None = None) -> object:
-        """Create a customer; without an answer ask again, if the process is still there."""
-        customer = Customer.create(id, email)
-        attempt: Callable[[], Awaitable[object]] = lambda: self.emails.persist(  # noqa: E731 - `retry` takes its place
-            self.service, customer, email, command_id=command_id
-        )
-        for _ in range(2):
-            try:
-                return await attempt()
-            except AppendOutcomeUnknownError as error:
-                attempt = error.retry
-        return await attempt()
-
-    async def change(self, id: str, email: str, command_id: str | None) -> object:
-        """Give a customer another address, or create it."""
-        try:
-            customer = await self.service.rehydrate(id)
-        except AggregateNotFoundError:
-            return await self.create(id, email, command_id)
-        old = customer.email
-        customer.change_email(email)
-        return await self.emails.persist(self.service, customer, email, command_id=command_id, instead_of=old)
-
-
-class Line(RacyStore):
-    """One process's way to the store."""
-
-    def __init__(self, sea: Sea, skew: float) -> None:
-        vars(self).update(vars(sea.store))  # the same data
-        self.clock = lambda: (
-            datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=asyncio.get_running_loop().time() + skew)
-        )
-        self._sea = sea
-        self._dead = False
-
-    async def call(self, method: str, action: Callable[[], Awaitable[T]], silence: Exception) -> T:
-        """Whatever can happen to a call."""
-        sea, chance = self._sea, self._sea.chance
-        kind = self._fate(method)
-        await asyncio.sleep(chance.expovariate(1.0))
-        if kind == "slow":
-            await asyncio.sleep(chance.uniform(0, 2 * EXPIRY))
-        self._check_alive(dies=kind == "crash before")
-        if kind == "refused":
-            raise StoreError("refused")
-        if kind == "lost request":
-            raise silence
-        if kind == "late":
-            sea.late.append(asyncio.create_task(self._land(method, action, chance.uniform(0, 3 * EXPIRY))))
-            raise silence
-        if kind in ("twice", "crash after", "lost answer"):
-            with suppress(EsAzureError):
-                await self._carry_out(method, action)
-        if kind == "lost answer":
-            raise silence
-        self._check_alive(dies=kind == "crash after")
-        try:
-            return await self._carry_out(method, action)
+            self._play()
         finally:
-            await asyncio.sleep(chance.expovariate(1.0))
-            self._check_alive()
+            for process in self._running:
+                with suppress(Crash, RuntimeError):  # the one that found it has ended
+                    process.throw(Crash)
+        return self.done
 
-    def _fate(self, method: str) -> str:
-        number = self._sea.chance.uniform(0, 100)
-        for kind, share in _FAULTS.items():
-            number -= share
-            if number < 0 and not self._sea.calm:
-                return "fine" if kind != "slow" and method.startswith(("read", "find")) else kind
-        return "fine"
+    def _play(self) -> None:
+        chance = self._chance
+        left = chance.randint(3, 14)
+        while left or self._running:
+            if left and (not self._running or chance.random() < 0.12):
+                left -= 1
+                self._running.append(self._somebody())
+            elif self._late and chance.random() < 0.1:
+                self._land()
+            elif chance.random() < 0.03:
+                self._now += chance.choice((1.0, EXPIRY / 2, EXPIRY, 3 * EXPIRY))
+            else:
+                self._step(chance.choice(self._running))
+        self._settle()
 
-    async def _land(self, method: str, action: Callable[[], Awaitable[T]], seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        with suppress(EsAzureError):
-            await self._carry_out(method, action)
-
-    async def _carry_out(self, method: str, action: Callable[[], Awaitable[T]]) -> T:
+    def _step(self, process: Coroutine[Any, Any, None]) -> None:
+        """Let one process go on until its next call, or not at all when it stands still for a while."""
+        if self._idle.get(id(process), 0):
+            self._idle[id(process)] -= 1
+            return
+        if self._chance.random() < 0.03:
+            self._idle[id(process)] = self._chance.randrange(60)
         try:
-            answer = await action()
-        except CommandHandledError as error:
-            self._sea.done["fenced"] += error.first_version is None
+            process.send(None)
+        except (StopIteration, Crash) as end:
+            self.done["died"] += isinstance(end, Crash)
+        else:
+            return
+        self._running.remove(process)
+
+    def _land(self, place: int | None = None) -> None:
+        action = self._late.pop(self._chance.randrange(len(self._late)) if place is None else place)
+        with suppress(EsAzureError):
+            at_once(action())
+        self._look()
+
+    def _look(self) -> None:
+        """Each address has one customer at most, and the claim says so."""
+        for email, streams in owners(self).items():
+            if email != NOBODYS:
+                if len(streams) > 1:
+                    raise Broken(f"{email} is the address of {streams}")
+                owner = at_once(self._plain.owner(email))
+                if owner != streams[0]:
+                    raise Broken(f"{email} is the address of {streams[0]}, and claimed by {owner}")
+
+    def _settle(self) -> None:
+        """What is late arrives; every reservation expires; then each address is free, or its owner's."""
+        self._calm = True
+        while self._late:
+            self._land()
+        self._now += EXPIRY + 2 * SKEW
+        mine = owners(self)
+        for email in _EMAILS:
+            if email not in mine:
+                for each in _IDS:
+                    self._tidy_up(each, email)
+            wants = _last(self._streams.get("Customer.late", ())) != email
+            try:
+                self._run(self._persist(Request("late", email, None, None, creates=False)))
+            except ValueTakenError:
+                if email not in mine:
+                    raise Broken(f"nobody has {email}, and it is taken for good") from None
+            except EsAzureError as error:
+                raise Broken(f"{email} can neither be had nor is it taken: {error}") from None
+            else:
+                if email in mine and wants:
+                    raise Broken(f"{email} was given away a second time")
+            self._look()
+
+    def _tidy_up(self, id: str, email: str) -> None:
+        """Release an address, unless that was done after the last time it was stored."""
+        records = self._streams.get(f"Customer.{id}", [])
+        last = max((each.last_version for each in records if _last([each]) == email), default=0)
+        if last > self._released.get((email, f"Customer.{id}"), 0):
+            customer = self._run(self._customers.rehydrate(id))
+            self._run(self._emails().release(email, customer))
+            self.done["released in the end"] += 1
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            while True:
+                work.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    # What somebody does.
+
+    async def _somebody(self) -> None:
+        chance = self._chance
+        try:
+            kind = chance.choice(_KINDS)
+            if kind == "release" or (kind == "again" and not self._sent):
+                await self._release_something(chance.choice(_IDS))
+            elif kind == "give up":
+                await self._give_up(chance.choice(_IDS))
+            elif kind == "again":
+                await self._persist(chance.choice(self._sent))
+            else:
+                of, email = chance.choice(_IDS), chance.choice(_EMAILS)
+                command_id = f"command {len(self._sent)}" if chance.random() < 0.8 else None
+                over = chance.choice(_EMAILS) if chance.random() < 0.2 else None
+                request = Request(of, email, command_id, over, creates=f"Customer.{of}" not in self._streams)
+                if command_id is not None:
+                    self._sent.append(request)
+                await (self._step_by_step(request) if kind == "step by step" else self._persist(request))
+            self.done[kind] += 1
+        except EsAzureError as error:
+            self.done[type(error).__name__] += 1
+
+    async def _changed(self, request: Request) -> tuple[Customer, str | None]:
+        """The customer with what the request asks for pending, and the address that gives up."""
+        customer, old = Customer(request.id), None
+        if not request.creates or self._chance.random() < 0.2:
+            with suppress(AggregateNotFoundError):
+                customer = await self._customers.rehydrate(request.id)
+                old = customer.email or None
+        for email in (request.over, request.email):
+            if email is not None:
+                customer.change_email(email)
+        return customer, old
+
+    async def _persist(self, request: Request) -> None:
+        emails = self._emails()
+        customer, old = await self._changed(request)
+        if old is not None and not self._calm and self._chance.random() < 0.15:
+            old = None  # left to a later release
+        try:
+            await emails.persist(
+                self._customers, customer, request.email, command_id=request.command_id, instead_of=old
+            )
+        except AppendOutcomeUnknownError as error:
+            if self._chance.random() < 0.5:
+                raise
+            await error.retry()
+
+    async def _step_by_step(self, request: Request) -> None:
+        emails = self._emails()
+        customer, _ = await self._changed(request)
+        if not customer.pending:
+            return
+        reservation = await emails.reserve(request.email, customer, request.command_id or uuid4().hex)
+        try:
+            await self._customers.persist(customer, command_id=reservation.command_id)
+        except AppendOutcomeUnknownError:
             raise
-        if method == "insert":
-            self._sea.look()
+        except EsAzureError:
+            await emails.abandon(reservation)
+            raise
+        await emails.confirm(reservation)
+
+    async def _release_something(self, id: str) -> None:
+        """What a handler of an old event does, for the first time or once more."""
+        emails = self._emails()
+        records = self._streams.get(f"Customer.{id}", [])
+        if records:
+            version = self._chance.randint(1, records[-1].last_version)
+            customer = await self._customers.rehydrate(id, version=version)
+            for email in _EMAILS:
+                if email != customer.email:
+                    self.done["released"] += await emails.release(email, customer)
+
+    async def _give_up(self, id: str) -> None:
+        customer = await self._customers.rehydrate(id)
+        old = customer.email
+        customer.change_email(NOBODYS)
+        await self._customers.persist(customer)
+        if old != NOBODYS:
+            self.done["released"] += await self._emails().release(old, customer)
+
+    def _emails(self) -> UniqueValues:
+        """Those of another process, with a clock of its own."""
+        history, skew = self, 0.0 if self._calm else self._chance.uniform(-SKEW, SKEW)
+
+        class Noting(self._values):  # type: ignore[name-defined,misc] # a class that was given
+            async def _release(self, key: str, stream: str, version: int) -> bool:
+                freed: bool = await super()._release(key, stream, version)
+                email = next(each for each in _EMAILS if self._key(each) == key)
+                history._released[email, stream] = max(version, history._released.get((email, stream), 0))
+                return freed
+
+        return Noting("email", self, clock=self._clock_of(skew), expiry=EXPIRY)
+
+    def _clock_of(self, skew: float) -> Callable[[], datetime]:
+        return lambda: datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=self._now + skew)
+
+    def _quiet(self) -> InMemoryStore:
+        """The same data, for a look from the side."""
+        store = InMemoryStore()
+        vars(store).update({name: value for name, value in vars(self).items() if name in vars(store)})
+        return store
+
+    # What becomes of a call.
+
+    async def _call(self, action: Callable[[], Awaitable[T]], silence: Exception, *, writes: bool) -> T:
+        if self._calm:
+            return await action()
+        await _turn()
+        fate = self._fate(writes=writes)
+        if fate in ("late", "twice", "dies late", "dies after"):
+            self._late.append(action)
+        if fate.startswith("dies"):
+            if fate == "dies after":
+                self._land(-1)
+            raise Crash
+        if fate == "refused":
+            raise StoreUnavailableError("refused")
+        if fate in ("late", "lost"):
+            raise silence
+        answer = await action()
+        if writes:
+            self._look()
+        if fate == "answer lost":
+            raise silence
+        await _turn()
         return answer
 
-    def _check_alive(self, *, dies: bool = False) -> None:
-        self._dead = self._dead or dies
-        if self._dead:
-            raise Crash
+    def _fate(self, *, writes: bool) -> str:
+        if self._chance.random() >= self._troubled:
+            return "fine"
+        return self._chance.choice(_WRITES if writes else ("lost", "dies"))
+
+    async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
+        silence = AppendOutcomeUnknownError(record.stream, expected=record.expected_version, commit_id=record.commit_id)
+        await self._call(lambda: InMemoryStore.insert(self, record, outbox=outbox, views=views), silence, writes=True)
+
+    async def read(
+        self, stream: str, *, from_version: int = 1, to_version: int | None = None
+    ) -> Sequence[CommitRecord]:
+        return await self._call(
+            lambda: InMemoryStore.read(self, stream, from_version=from_version, to_version=to_version),
+            _silence(),
+            writes=False,
+        )
+
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> Any:
+        return await self._call(
+            lambda: InMemoryStore.find_command(self, stream, command_id, forbid=forbid), _silence(), writes=forbid
+        )
+
+    async def read_document(self, collection: str, key: str) -> Document | None:
+        return await self._call(lambda: InMemoryStore.read_document(self, collection, key), _silence(), writes=False)
+
+    async def write_document(self, collection: str, key: str, text: str, *, seen: str | None) -> str | None:
+        return await self._call(
+            lambda: InMemoryStore.write_document(self, collection, key, text, seen=seen), _silence(), writes=True
+        )
+
+    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+        return await self._call(
+            lambda: InMemoryStore.delete_document(self, collection, key, seen=seen), _silence(), writes=True
+        )
 
 
-def _verdict(answer: object) -> str:
-    """What an answer means for who wanted to create a customer."""
-    match answer:
-        case Crash():
-            return "crashed"
-        case ValueTakenError():
-            return "lost"
-        case CommandHandledError():
-            return "given up"
-        case ConcurrencyError():
-            return "won before"  # an attempt without a command id, whose answer did not arrive
-        case EsAzureError():
-            return "unknown"
-        case BaseException():
-            raise answer
-        case _:
-            return "won"
+def at_once(work: Awaitable[T]) -> T:
+    """In memory nothing waits."""
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("it waits")
 
 
-async def _all(work: Any) -> list[Any]:
-    coroutines: list[Coroutine[Any, Any, Any]] = list(work)
-    return await asyncio.gather(*coroutines, return_exceptions=True)
+def _silence() -> StoreUnavailableError:
+    return StoreUnavailableError("no answer")
+
+
+def _last(records: Sequence[CommitRecord]) -> str | None:
+    """The address after these commits."""
+    return records[-1].payload.rpartition('"email":"')[2].partition('"')[0] if records else None
