@@ -270,8 +270,8 @@ BUGS = (
     Bug(
         "the last event of a commit is dropped",
         "repository",
-        "recorded = tuple(state.pending)",
-        "recorded = tuple(state.pending[: max(1, len(state.pending) - 1)])",
+        "pending = tuple(state.pending)",
+        "pending = tuple(state.pending[: max(1, len(state.pending) - 1)])",
     ),
     Bug(
         "one live aggregate for all",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
 from operator import attrgetter, length_hint
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
 from uuid import UUID
 
 from typing_extensions import TypeVar, get_original_bases
@@ -37,7 +39,8 @@ class StreamState:
     """What its store tells the last stored commit from others by; the next commit says that it follows this one."""
     snapshot_version: int = 0
     """The version of the last usable snapshot."""
-    pending: list[Any] = field(default_factory=list[Any])
+    pending: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    """Each event's line, and the event itself when nothing in it can change (`plain.py`); else None, and it is read."""
     unusable: str | None = None
     """Why recording and persisting are refused, if they are."""
     read_only: bool = False
@@ -46,6 +49,17 @@ class StreamState:
     in_doubt: Commit[Any] | None = None
     """A commit that was sent and never answered; only the very same commit may be sent next."""
     applying: bool = False
+    owner: int | None = None
+    """The `id()` of its aggregate; None until that is first used. A copy that was made by hand has another."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: it shares nothing, nobody persists it, and it belongs to nobody yet."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "pending": [*self.pending], "persisting": False, "owner": None}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 class AggregateRoot(ABC, Generic[E, TId]):
@@ -67,24 +81,30 @@ class AggregateRoot(ABC, Generic[E, TId]):
 
     __parameters: ClassVar[tuple[Any, Any]]
     __event_classes: ClassVar[frozenset[type[DomainEvent]]] = frozenset()
+    __codec: ClassVar[EventCodec[Any] | None] = None
+    """Made once for each class, at first use: events build their schemas late."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "aggregate_type" not in cls.__dict__:
             cls.aggregate_type = cls.__name__
         check_stored_name(cls.__name__, cls.aggregate_type)
+        inherited: list[tuple[Any, Any]] = []
         for base in get_original_bases(cls):
             origin = get_origin(base) or base
+            if origin is AggregateRoot:
+                inherited = [_parameters(cls.__name__, base, None)]
+                break  # what the class says itself
             if isinstance(origin, type) and issubclass(origin, AggregateRoot):
-                cls.__parameters = _parameters(
-                    cls.__name__,
-                    base,
-                    None if origin is AggregateRoot else origin.__parameters,  # noqa: SLF001 - the same class
-                )
-        union, id_type = cls.__parameters
+                inherited.append(_parameters(cls.__name__, base, origin.__parameters))  # noqa: SLF001 - the same class
+        union, id_type = cls.__parameters = inherited[0]
+        _check_parameters(cls, inherited)
         cls.event_types = _event_types(cls.__name__, union)
         cls.__event_classes = frozenset(cls.event_types.values())
         cls.id_type = _id_type(cls.__name__, id_type)
+        cls.__codec = None
+        if any(kind(cls.when) for kind in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
+            raise TypeError(f"{cls.__name__}.when must be a plain function: it applies an event, without I/O")
 
     def __init__(self, id: TId) -> None:
         if not isinstance(id, type(self).id_type):
@@ -94,11 +114,23 @@ class AggregateRoot(ABC, Generic[E, TId]):
             )
         self.__id = id
         self.__state = StreamState()
+        state_of(self)  # which makes it the owner
+
+    def __getstate__(self) -> object:
+        """For `copy` and `pickle`: the copy has the library's side for itself, too."""
+        state = copy(self.__read("be copied"))
+        found = cast("Any", super().__getstate__())
+        values, slots = found if isinstance(found, tuple) else (found, None)
+        values = {**values, "_AggregateRoot__state": state}
+        return values if slots is None else (values, slots)
 
     @property
     def id(self) -> TId:
         """Which aggregate this is; never changes."""
-        return self.__id
+        try:
+            return self.__id
+        except AttributeError:
+            raise _uninitialised(self) from None
 
     @property
     def version(self) -> int:
@@ -107,12 +139,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
         Raises:
             UnusableAggregateError: asked by `when`; a replay does not know it before its end.
         """
-        state = self.__state
-        if state.applying:
-            raise UnusableAggregateError(
-                f"{stream_of(self)}: when() must not read the version, which a replay knows at its end only; "
-                "count events in the state instead"
-            )
+        state = self.__read("read the version")
         return state.stored_version + len(state.pending)
 
     @property
@@ -123,36 +150,66 @@ class AggregateRoot(ABC, Generic[E, TId]):
 
         Raises:
             InvalidIdError: the id cannot be a key.
+            UnusableAggregateError: asked by `when`, like `version`.
         """
-        return f"{stream_of(self)}@{self.__state.stored_version}"
+        return f"{stream_of(self)}@{self.__read('read the token').stored_version}"
 
     @property
     def pending(self) -> tuple[E, ...]:
-        """Recorded but not yet stored, oldest first."""
-        return tuple(self.__state.pending)
+        """Recorded but not yet stored, oldest first, as a load will give them.
+
+        Raises:
+            UnusableAggregateError: asked by `when`, like `version`.
+        """
+        state = self.__read("read what is pending")
+        if not state.pending:
+            return ()
+        return codec_of(type(self)).events_of(stream_of(self), state.stored_version + 1, state.pending)
+
+    def __read(self, what: str) -> StreamState:
+        state = state_of(self)
+        if state.applying:
+            raise UnusableAggregateError(
+                f"{stream_of(self)}: when() must not {what}, for a replay is elsewhere in the stream; "
+                "keep what it needs, such as a count of events, in the state instead"
+            )
+        return state
 
     @abstractmethod
     def when(self, event: E) -> None:
-        """Apply one event to the state. Must not fail, decide, record, read the version or do I/O."""
+        """Apply one event to the state.
+
+        It must not fail, decide, record, read `version`, `token` or `pending`, or do I/O.
+        """
 
     def record(self, event: E) -> None:
         """Apply a new event and hold it until it is persisted.
 
-        When `when` raises, nothing is recorded, and this copy is unusable from then on: its state may be half changed.
+        What is stored is fixed here, so no later change of a list in the event gets into the history. `when` gets the
+        event as every load will give it: read back from what is stored, or the event itself when nothing in it can
+        change. When `when` raises, nothing is recorded, and this copy is unusable from then on: its state may be half
+        changed.
 
         Raises:
             UnknownEventTypeError: the event's class is not in the aggregate's union.
+            EventNotStorableError: it would not come back from the store as it is. Nothing has changed.
             UnusableAggregateError: an earlier `when` failed, a persist is under way, or its outcome is unknown.
         """
-        state = self.__state
+        state = state_of(self)
         if type(event) not in self.__event_classes:
             name = getattr(event, "event_type", type(event).__name__)
             raise UnknownEventTypeError(self.aggregate_type, name, tuple(self.event_types))
         if state.unusable is not None or state.in_doubt is not None or state.applying or state.persisting:
             raise UnusableAggregateError(f"{stream_of(self)} cannot record {event.event_type}: {_why_not(state)}")
+        codec = self.__codec or codec_of(type(self))
+        line, applied = codec.fix(event, lambda: stream_of(self))
         state.applying = True
         try:
-            self.when(event)
+            returned: object = self.when(applied)
+            if returned is not None:
+                if iscoroutine(returned):
+                    returned.close()
+                raise UnusableAggregateError(f"{type(self).__name__}.when must return nothing, and not be asynchronous")  # noqa: TRY301 - it is as wrong as a `when` that raises
         except BaseException:
             state.unusable = (
                 f"applying {event.event_type} failed and may have left its state half changed; load it again"
@@ -160,17 +217,52 @@ class AggregateRoot(ABC, Generic[E, TId]):
             raise
         finally:
             state.applying = False
-        state.pending.append(event)
+        # What was read back is the state's from now on, so it is read anew when asked for.
+        state.pending.append((line, event if applied is event else None))
 
     def __repr__(self) -> str:
-        stored, pending = self.__state.stored_version, len(self.__state.pending)
-        return f"<{type(self).__name__} {self.id} at version {stored + pending}, {pending} pending>"
+        if "_AggregateRoot__state" not in self.__dict__:
+            return f"<{type(self).__name__} whose __init__ did not call super().__init__(id)>"
+        state = self.__state
+        if state.applying:
+            return f"<{type(self).__name__} {self.id}, applying an event>"
+        pending = len(state.pending)
+        return f"<{type(self).__name__} {self.id} at version {state.stored_version + pending}, {pending} pending>"
 
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
-state_of: Callable[[AggregateRoot[Any, Any]], StreamState] = attrgetter("_AggregateRoot__state")
-"""The library's side of an aggregate, for repositories: private to users, by a name that their classes cannot take."""
+
+def state_of(aggregate: AggregateRoot[Any, Any]) -> StreamState:
+    """The library's side of an aggregate, for repositories: private to users, by a name that their classes cannot take.
+
+    Raises:
+        TypeError: the class's `__init__` did not reach `AggregateRoot.__init__`.
+        UnusableAggregateError: it is another aggregate's, copied by hand.
+    """
+    try:
+        state = _state(aggregate)
+    except AttributeError:
+        raise _uninitialised(aggregate) from None
+    if state.owner != id(aggregate):
+        if state.owner is not None:
+            raise UnusableAggregateError(
+                f"this {type(aggregate).__name__} shares what is pending with the one it was copied from: copy with "
+                "copy.copy, and let a __copy__ or __getstate__ of your own begin with super().__getstate__()"
+            )
+        state.owner = id(aggregate)
+    return state
+
+
+_state: Callable[[AggregateRoot[Any, Any]], StreamState] = attrgetter("_AggregateRoot__state")
+
+
+def _uninitialised(aggregate: AggregateRoot[Any, Any]) -> TypeError:
+    name = type(aggregate).__name__
+    return TypeError(
+        f"{name}.__init__ did not call super().__init__(id): write `def __init__(self, id)` that calls it first, and "
+        "put no @dataclass on an aggregate, for the __init__ it makes takes that place"
+    )
 
 
 def stream_of(aggregate: AggregateRoot[Any, Any]) -> str:
@@ -265,8 +357,12 @@ def place_of(error: BaseException) -> str:
 
 
 def codec_of(aggregate_class: type[AggregateRoot[E, Any]]) -> EventCodec[E]:
-    """The codec for the events a class declares."""
-    return EventCodec(cast("Mapping[str, type[E]]", aggregate_class.event_types))
+    """The codec for the events a class declares; one for each class."""
+    codec: EventCodec[E] | None = aggregate_class.__dict__.get("_AggregateRoot__codec")
+    if codec is None:
+        codec = EventCodec(cast("Mapping[str, type[E]]", aggregate_class.event_types))
+        setattr(aggregate_class, "_AggregateRoot__codec", codec)  # noqa: B010 - its private name
+    return codec
 
 
 def as_class(factory: Callable[[Any], A]) -> type[A]:
@@ -307,13 +403,29 @@ def _parameters(owner: str, base: Any, inherited: tuple[Any, Any] | None) -> tup
     return meaning.get(inherited[0], inherited[0]), meaning.get(inherited[1], inherited[1])
 
 
+def _check_parameters(cls: Any, inherited: list[tuple[Any, Any]]) -> None:
+    if len({(frozenset(_members(union)), id_type) for union, id_type in inherited}) > 1:
+        raise TypeError(
+            f"{cls.__name__}: its bases have different events or ids: say which it has, with AggregateRoot[A | B] as "
+            "its last base"
+        )
+    if any(_is_type_variable(given) and given not in cls.__parameters__ for given in inherited[0]):
+        raise TypeError(f"{cls.__name__}: a base is generic: say which events it has, as in Base[Opened | Deposited]")
+
+
 def _event_types(owner: str, union: Any) -> Mapping[str, type[DomainEvent]]:
     if _is_type_variable(union):  # a base that is still generic
         return MappingProxyType({})
     table: dict[str, type[DomainEvent]] = {}
     for member in _members(union):
         if not (isinstance(member, type) and issubclass(member, DomainEvent) and member is not DomainEvent):
-            raise TypeError(f"{owner}: {member!r} is not an event class; give DomainEvent subclasses, A | B | C")
+            raise TypeError(
+                f"{owner}: {member!r} is not an event class; give DomainEvent subclasses, A | B | C, and no text: they "
+                "have to be defined before the aggregate"
+            )
+        generic = member.__pydantic_generic_metadata__
+        if generic["origin"] is not None or generic["parameters"]:
+            raise TypeError(f"{owner}: {member!r} is generic: name it, as in class PriceChanged(Changed[int])")
         if table.get(member.event_type, member) is not member:
             raise TypeError(
                 f"{owner}: {table[member.event_type]!r} and {member!r} are both stored as {member.event_type!r}"
@@ -326,6 +438,8 @@ def _members(union: Any) -> Iterator[Any]:
     """The classes of a union, also of one that is made of named unions, `type X = A | B`."""
     if hasattr(union, "__value__"):
         yield from _members(union.__value__)
+    elif get_origin(union) is Annotated:
+        yield from _members(get_args(union)[0])
     elif get_origin(union) in (Union, UnionType):
         for part in get_args(union):
             yield from _members(part)

@@ -7,29 +7,15 @@ stored or received ever chooses what is imported. To read events of an older sha
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
-from types import NoneType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic
-from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic import ValidationError
 
 from esazure.errors import CorruptStreamError, EventNotStorableError, UnknownEventTypeError
 from esazure.events import E, is_stored_name
 from esazure.plain import PlainEvents
-
-_DIFFERENT = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
-_ZONED = (
-    "it has a time in a zone such as Europe/Paris, of which the offset alone would come back: record it in UTC, and "
-    "the zone's name in a field of its own"
-)
-
-_TIMELESS = {str, int, float, bool, bytes, NoneType, Decimal, UUID, date}
+from esazure.proof import prove
 
 
 class EventCodec(Generic[E]):
@@ -49,37 +35,38 @@ class EventCodec(Generic[E]):
         }
 
     def encode(self, stream: str, event: E) -> str:
-        """One line, read back and compared before it is let through; only plain events (`plain.py`) need no proof.
+        """One line; see `fix`."""
+        return self.fix(event, lambda: stream)[0]
+
+    def fix(self, event: E, stream: Callable[[], str]) -> tuple[str, E]:
+        """One line, and the event as every load will give it: what was read back to prove that it can be.
 
         An event that is stored and cannot be loaded makes its whole stream unreadable; one that comes back different is
         worse. Both happen more easily than one thinks: with `exclude`, secrets, a subclass in a field,
-        `model_construct`.
+        `model_construct`. Only plain events (`plain.py`) need no proof. Such a one is returned itself, for nothing in
+        it can change.
 
         Raises:
             EventNotStorableError: the event cannot be written as JSON, not be read back, or comes back different.
         """
         name = event.event_type
         to_json, plain = self._writers[name]
-        try:
-            if plain is not None and plain.have(event):
-                return f"{name} {to_json(event).decode()}"
-            # Without its warnings: they quote the value.
-            json = to_json(event, by_alias=True, warnings=False).decode()
-            if "NaN" in json or "Infinity" in json:  # which other readers of JSON refuse; a text may hold the words
-                from_json(json, allow_inf_nan=False)
-            read = self.validators[name](json)
-            if (zoned := zoned_times(event)) and zoned != zoned_times(read):
-                why = _ZONED
-            elif _stored(read) == _stored(event):
-                return f"{name} {json}"
-            else:
-                why = _DIFFERENT
-        except PydanticSerializationError as error:
-            why = f"it cannot be written as JSON ({type(error).__name__})"
-        except Exception as error:  # noqa: BLE001 - serializers and validators of the event's own may raise anything
-            why = f"it cannot be read back: {_reasons(error)}"
-        # Outside the handlers, so that no exception which holds the value is chained to it.
-        raise EventNotStorableError(f"{stream}: {name} cannot be stored: {why}")
+        if plain is not None and plain.have(event):
+            try:
+                return f"{name} {to_json(event).decode()}", event
+            except Exception:  # noqa: BLE001, S110 - a lone surrogate; the proof says where, without quoting it
+                pass
+        proved = prove(event)
+        if isinstance(proved, str):
+            raise EventNotStorableError(f"{stream()}: {name} cannot be stored: {proved}")
+        return f"{name} {proved[0]}", proved[1]
+
+    def events_of(self, stream: str, first: int, pending: Iterable[tuple[str, E | None]]) -> tuple[E, ...]:
+        """What is pending, as a load would give it; nobody else has these objects, but for plain ones."""
+        return tuple(
+            self.decode(stream, version, line) if event is None else event
+            for version, (line, event) in enumerate(pending, first)
+        )
 
     def decode(self, stream: str, version: int, line: str) -> E:
         """The inverse, validated.
@@ -102,30 +89,6 @@ class EventCodec(Generic[E]):
         except Exception as error:  # noqa: BLE001 - a validator of the event's own may raise anything
             why = _reasons(error)
         raise CorruptStreamError(f"{stream}: version {version} is stored as {name} but cannot be read: {why}")
-
-
-def zoned_times(value: object) -> int:
-    """How many times are in it whose offset depends on the day, or that are the second of two when clocks are set back.
-
-    JSON has the offset alone: what comes back is equal to it, mostly, and goes on differently.
-    """
-    if type(value) in _TIMELESS:
-        return 0
-    if isinstance(value, (datetime, time)):
-        return value.fold if value.tzinfo is None else value.tzinfo.utcoffset(None) is None
-    if isinstance(value, dict):
-        return sum(map(zoned_times, value)) + sum(map(zoned_times, value.values()))
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return sum(map(zoned_times, value))
-    if isinstance(value, BaseModel):
-        return sum(map(zoned_times, _stored(value)))
-    return sum(zoned_times(getattr(value, field.name)) for field in fields(value)) if is_dataclass(value) else 0
-
-
-def _stored(model: BaseModel) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The fields alone: __eq__ of a model also compares what is not stored, and __dict__ has its cached properties."""
-    values = model.__dict__
-    return {name: values[name] for name in type(model).model_fields if name in values}, model.__pydantic_extra__
 
 
 def _reasons(error: Exception) -> str:

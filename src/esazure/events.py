@@ -11,24 +11,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, cast
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
 from esazure.errors import CorruptStreamError
+from esazure.proof import has_same_fields
 
 _EVENT_IDS = UUID("7d0b5b3a-8f0e-5c43-9a57-6f4a1d3c2b10")
 _STORED_NAME = re.compile(r"[^\W\d][\w.:+-]{0,127}")
 
 
-class DomainEvent(BaseModel):
+class DomainEvent(BaseModel):  # noqa: PLW1641 - pydantic makes the hash, of the fields
     """A fact in the user's own words: frozen, and nothing but payload.
 
     Identity, version, time and metadata are in the envelope, so an event cannot disagree with the stream it is in.
     Unknown fields are refused, NaN and infinity too (JSON has no word for them), and validation errors do not quote
-    input.
+    input. What is stored are the fields. Private attributes, cached properties and computed fields, of the event and of
+    any model in it, are not part of it: they begin anew in each event that is read, and equality does not look at them.
     """
 
     model_config = ConfigDict(
@@ -45,9 +47,16 @@ class DomainEvent(BaseModel):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "[" in cls.__name__:  # a generic event with its parameter, to be subclassed; `AggregateRoot` says so
+            return
         if "event_type" not in cls.__dict__:
             cls.event_type = cls.__name__
         check_stored_name(cls.__name__, cls.event_type)
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or super().__eq__(other):
+            return super().__eq__(other)
+        return has_same_fields(self, cast("BaseModel", other))
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -26,6 +26,7 @@ from esazure.aggregate import AggregateRoot, as_class
 from esazure.context import Given
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, RetryLaterError
 from esazure.events import DomainEvent, EventEnvelope
+from esazure.plain import own
 from esazure.ports import IEventsService
 
 __all__ = ["EventHandlers", "IEventHandler", "IHandlerSet", "Interests", "Reactions"]
@@ -246,7 +247,7 @@ class EventHandlers(_OneByOne[Callable[[EventEnvelope[Any]], object]]):
             return passed
         envelope = events[0]
         with because_of(envelope):
-            outcome = self._functions[envelope.aggregate_type, type(envelope.event)](envelope)
+            outcome = self._functions[envelope.aggregate_type, type(envelope.event)](own(envelope))
             if isawaitable(outcome):
                 await outcome
         return envelope.version
@@ -295,8 +296,8 @@ class Reactions(_OneByOne[Callable[[EventEnvelope[Any]], Awaitable[object]]]):
 
             async def react(envelope: EventEnvelope[E]) -> None:
                 await changes.update(
-                    id(envelope),
-                    lambda aggregate: function(aggregate, envelope),
+                    id(own(envelope)),
+                    lambda aggregate: function(aggregate, own(envelope)),
                     timeout=PATIENCE,
                     command_id=f"{self._name}:{envelope.event_id}",
                 )

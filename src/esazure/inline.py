@@ -26,6 +26,7 @@ from esazure.errors import AggregateNotFoundError, EventNotStorableError, StoreE
 from esazure.fingerprint import fingerprint
 from esazure.keys import stream_name
 from esazure.ports import ICommitStore, ViewRecord
+from esazure.proof import prove
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 V = TypeVar("V", bound=BaseModel)
@@ -54,14 +55,10 @@ class InlineView(Generic[A, V]):
         if type(view) is not self.model:
             why = f"the function returned {type(view).__name__}, not {self.model.__name__}"
         else:
-            try:
-                text = self.model.__pydantic_serializer__.to_json(view, by_alias=True, warnings=False).decode()
-                if self._read(text) == view:
-                    return ViewRecord(self.name, self.shape, aggregate.version, text)
-                why = "what would be read back is not equal to it"
-            except Exception as error:  # noqa: BLE001 - serializers and validators of the model's own may raise anything
-                why = f"it cannot be written and read back ({type(error).__name__})"
-        # Outside the handler, so that no exception which holds the value is chained to it.
+            proved = prove(view)
+            if not isinstance(proved, str):
+                return ViewRecord(self.name, self.shape, aggregate.version, proved[0])
+            why = proved
         raise EventNotStorableError(f"the view {self.name} of {type(aggregate).__name__} cannot be stored: {why}")
 
     def view_of(self, record: ViewRecord) -> V | None:

@@ -15,6 +15,7 @@ from uuid import uuid5
 from esazure.errors import CommitTooLargeError, EventNotStorableError
 from esazure.events import Commit, EventEnvelope
 from esazure.keys import bucket_of
+from esazure.plain import own
 
 MAX_MESSAGE_BYTES = 256_000
 """The Standard tier takes 256 KB (262,144 bytes) with headers; this leaves room for those of the service."""
@@ -107,7 +108,7 @@ def messages_of(commit: Commit[Any], integration: Integration, lanes: int | None
     lane = lane_of(commit.stream, lanes)
     messages: list[IntegrationMessage] = []
     for envelope, payload in zip(commit.events, commit.payloads, strict=True):
-        public = integration(envelope, payload)
+        public = integration(own(envelope), payload)
         if public is None:
             continue
         messages.append(

@@ -9,16 +9,19 @@ proves it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import cache
 from itertools import product
 from math import prod
 from types import NoneType
 from typing import Any, Self
 from uuid import UUID
 
-from esazure.events import DomainEvent
+from esazure.events import DomainEvent, EventEnvelope
 
 _TYPES: Mapping[str, type] = {
     "str": str,
@@ -95,6 +98,21 @@ class PlainEvents:
             if not is_exact(values[name]):
                 return False
         return True
+
+
+@cache
+def _plain_of(event_type: type[DomainEvent]) -> PlainEvents | None:
+    return PlainEvents.of(event_type)
+
+
+def own(envelope: EventEnvelope[Any]) -> EventEnvelope[Any]:
+    """For one call of one function of the user: whatever that does to the event, nobody else sees it.
+
+    A plain event holds nothing that can change, so it is handed on as it is.
+    """
+    event: DomainEvent = envelope.event
+    plain = _plain_of(type(event))
+    return envelope if plain is not None and plain.have(event) else replace(envelope, event=deepcopy(event))
 
 
 def _kinds_of(field: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[type, ...]:

@@ -38,6 +38,7 @@ from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord, DomainEvent, EventEnvelope, decode_metadata, decode_time
 from esazure.handlers import IEventHandler, IHandlerSet, Interests, Records, check_event
 from esazure.keys import split_stream_name
+from esazure.plain import own
 from esazure.repository import CommitStore
 from esazure.views import Change, Key, Views, key_text
 
@@ -273,7 +274,7 @@ class _Folded(_Way[V]):
         for envelope in events:
             function, key = self.functions[type(envelope.event)]
             change = _with(function, envelope)
-            for text in _texts(key(envelope)):
+            for text in _texts(key(own(envelope))):
                 rows.setdefault(text, []).append((envelope.version, change))
         return rows
 
@@ -328,15 +329,17 @@ class _Reloaded(_Way[V]):
         return self._rows(aggregate)
 
     def _rows(self, aggregate: AggregateRoot[Any, Any]) -> Rows[V]:
-        change = _with(self._function, aggregate)
+        def change(view: V | None) -> Any:
+            return self._function(view, aggregate)
+
         return {text: [(aggregate.version, change)] for text in _texts(self._key(aggregate))}
 
     def _id(self, text: str) -> UUID | str:
         return UUID(text) if self.aggregate_class.id_type is UUID else text
 
 
-def _with(function: Callable[[Any, Any], Any], source: object) -> Change[Any]:
-    return lambda view: function(view, source)
+def _with(function: Callable[[Any, Any], Any], envelope: EventEnvelope[Any]) -> Change[Any]:
+    return lambda view: function(view, own(envelope))
 
 
 def _texts(keys: Keys) -> Iterable[str]:

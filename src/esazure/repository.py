@@ -336,9 +336,9 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         stream = stream_name(aggregate.aggregate_type, aggregate_id)
         if command_id is not None:
             command_key(command_id)
-        recorded = tuple(state.pending)
-        encode = self._codec.encode
-        payload = "\n".join([encode(stream, event) for event in recorded])
+        pending = tuple(state.pending)
+        payload = "\n".join([line for line, _ in pending])
+        recorded = self._codec.events_of(stream, state.stored_version + 1, pending)
         metadata = current_metadata()
         metadata_json = json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")) if metadata else "{}"
         now = self._clock()

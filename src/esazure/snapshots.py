@@ -21,9 +21,9 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar, get_original_bases
 
 from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
-from esazure.codec import zoned_times
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
+from esazure.proof import is_alike, prove
 
 __all__ = ["Snapshotted"]
 
@@ -60,6 +60,10 @@ class Snapshotted(ABC, Generic[S]):
         """Set the state of a new aggregate to this, as if every event had been applied."""
 
 
+class _NotTakenError(Exception):
+    """Why a state cannot be kept; holds no value."""
+
+
 class SnapshotCodec(Generic[A]):
     """Takes and restores the snapshots of one aggregate class; made by `snapshots_of`."""
 
@@ -90,21 +94,23 @@ class SnapshotCodec(Generic[A]):
         state_of(aggregate).persisting = True  # nothing may be recorded
         try:
             state = taken.snapshot()
-            text = self._model.__pydantic_serializer__.to_json(state, by_alias=True, warnings=False).decode()
+            proved = prove(state) if type(state) is self._model else "snapshot returned something else than its model"
+            if isinstance(proved, str):
+                raise _NotTakenError(proved)  # noqa: TRY301 - said below, like what user code raises
+            text, read = proved
             copy = self._class(aggregate.id)
             state_of(copy).stored_version = aggregate.version
-            copy.restore(self._read(text))
-            read = self._read(text)  # once more, because the copy may work on the other
-            if copy.pending:
+            copy.restore(self._read(text))  # not the one that is compared, because the copy may work on it
+            if state_of(copy).pending:
                 why = "restore must not record"
-            elif type(state) is not self._model or not read == state == copy.snapshot():
+            elif not is_alike(read, copy.snapshot()):
                 why = "what is restored from it is another state"
-            elif (zoned := zoned_times(state)) and zoned != zoned_times(read):
-                why = "of a time in a zone the offset alone is kept: keep it in UTC, and the zone's name beside it"
             elif len(text) > MAX_SNAPSHOT_CHARACTERS:
                 why = f"{len(text):,} characters, at most {MAX_SNAPSHOT_CHARACTERS:,} are kept"
             else:
                 return f"{self.tag} {self._digest(stream, aggregate.version, text)} {text}"
+        except _NotTakenError as error:
+            why = str(error)
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             why = f"{type(error).__name__} at {place_of(error)}"
         finally:
@@ -130,7 +136,7 @@ class SnapshotCodec(Generic[A]):
             except Exception as error:  # noqa: BLE001 - user code may raise anything
                 why = f"{type(error).__name__} at {place_of(error)}"
             else:
-                if not aggregate.pending:
+                if not state.pending:
                     return True
                 why = "restore must not record"
         _log.warning("%s: the snapshot of version %d is not used: %s", stream, version, why)

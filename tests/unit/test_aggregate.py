@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar, Generic, NewType
+from typing import Annotated, Any, ClassVar, Generic, NewType
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType, TypeVar
 
-from esazure import AggregateRoot, DomainEvent, InvalidIdError, UnknownEventTypeError, UnusableAggregateError
+from esazure import (
+    AggregateRoot,
+    DomainEvent,
+    EventNotStorableError,
+    InvalidIdError,
+    UnknownEventTypeError,
+    UnusableAggregateError,
+)
 from esazure.aggregate import as_class, replay, state_of, stream_of
 from esazure.codec import EventCodec
 from esazure.errors import CorruptStreamError
@@ -364,6 +375,16 @@ def test_recording_what_is_no_event_is_refused() -> None:
     assert account.pending == ()
 
 
+LOOKS: list[Callable[[AggregateRoot[Any, Any]], object]] = [
+    lambda dated: dated.version,
+    lambda dated: dated.token,
+    lambda dated: dated.pending,
+    copy.copy,
+    copy.deepcopy,
+    pickle.dumps,
+]
+
+
 class Dated(AggregateRoot[Incremented, str]):
     """Looks at what the library knows of it while it applies an event."""
 
@@ -373,17 +394,279 @@ class Dated(AggregateRoot[Incremented, str]):
 
     def when(self, event: Incremented) -> None:
         self.seen.append(repr(self))
-        if event.by == 0:
-            self.seen.append(str(self.version))
+        if event.by >= 0:
+            LOOKS[event.by](self)
 
 
-def test_while_an_event_is_applied_the_version_is_not_to_be_read_and_a_copy_can_still_be_shown() -> None:
+@pytest.mark.parametrize("look", range(len(LOOKS)))
+def test_what_a_replay_does_not_know_is_not_to_be_read_while_an_event_is_applied(look: int) -> None:
     dated = Dated("d")
-    dated.record(Incremented(by=1))
-    assert (dated.seen, dated.version) == (["<Dated d at version 0, 0 pending>"], 1)
-    with pytest.raises(UnusableAggregateError, match=r"^Dated\.d: when\(\) must not read the version"):
-        dated.record(Incremented(by=0))
+    with pytest.raises(UnusableAggregateError, match=r"^Dated\.d: when\(\) must not (read|be copied)"):
+        dated.record(Incremented(by=look))
     loaded = Dated("d")
     codec = EventCodec(Dated.event_types)
     with pytest.raises(CorruptStreamError, match="refused the stored Incremented of version 1 with UnusableAggregate"):
-        replay(loaded, [replace(commit_of("Dated.d", 1, "x"), payload='Incremented {"by": 0}')], codec, to=None)
+        replay(loaded, [replace(commit_of("Dated.d", 1, "x"), payload=f'Incremented {{"by": {look}}}')], codec, to=None)
+
+
+def test_an_aggregate_that_is_shown_while_an_event_is_applied_looks_as_it_does_in_a_replay() -> None:
+    dated, loaded = Dated("d"), Dated("d")
+    dated.record(Incremented(by=-1))
+    dated.record(Incremented(by=-1))
+    line = 'Incremented {"by": -1}'
+    record = replace(commit_of("Dated.d", 1, "x", "y"), payload=f"{line}\n{line}")
+    replay(loaded, [record], EventCodec(Dated.event_types), to=None)
+    assert dated.seen == loaded.seen == ["<Dated d, applying an event>"] * 2
+
+
+class Lines(BaseModel):
+    names: list[str]
+
+
+class Opened(DomainEvent):
+    items: list[str] = Field(default_factory=list[str])
+    by_shop: dict[str, int] = Field(default_factory=dict[str, int])
+    tags: set[str] = Field(default_factory=set[str])
+    lines: Lines = Field(default_factory=lambda: Lines(names=[]))
+
+
+class Added(DomainEvent):
+    item: str
+
+
+class Cart(AggregateRoot[Opened | Added, str]):
+    """Keeps the values of its first event as its state, and changes them."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.first = Opened()
+
+    def when(self, event: Opened | Added) -> None:
+        match event:
+            case Opened():
+                self.first = event
+            case Added():
+                self.first.items.append(event.item)
+                self.first.by_shop[event.item] = 1
+                self.first.tags.add(event.item)
+                self.first.lines.names.append(event.item)
+
+
+OPENED = Opened(items=["pen"], by_shop={"pen": 1}, tags={"pen"}, lines=Lines(names=["pen"]))
+
+
+async def test_what_becomes_of_the_values_of_an_event_after_it_was_recorded_is_no_history() -> None:
+    carts, cart, draft = InMemoryEventsRepository(Cart), Cart("c"), OPENED.model_copy(deep=True)
+    cart.record(draft)
+    cart.record(Added(item="ink"))
+    draft.lines.names.append("paper")
+    draft.items.clear()
+    assert cart.pending == (OPENED, Added(item="ink"))
+    cart.pending[0].items.append("glue")  # type: ignore[union-attr]
+    assert cart.pending[0] == OPENED
+    commit = await carts.append(cart)
+    assert commit is not None
+    assert commit.recorded == (OPENED, Added(item="ink"))
+    assert (await carts.rehydrate("c", version=1)).first == OPENED
+    assert (await carts.rehydrate("c")).first == cart.first
+    assert cart.first.items == ["pen", "ink"]
+
+
+def test_what_cannot_be_stored_is_refused_where_it_is_recorded_and_nothing_has_changed() -> None:
+    counter = Counter("c")
+    counter.note("a")
+    with pytest.raises(EventNotStorableError, match=r"^Counter\.c: Kept cannot be stored: value\.0: it is a tuple"):
+        counter.record(Kept(value=[(1, 2)]))
+    counter.note("b")
+    assert (counter.notes, counter.version) == (["a", "b"], 2)
+    assert counter.pending == (Noted(text="a"), Noted(text="b"))
+
+
+class Slotted(Counter):
+    """With a slot beside its `__dict__`."""
+
+    __slots__ = ("extra",)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda counter: pickle.loads(pickle.dumps(counter))],  # noqa: S301 - made here
+    ids=["plain", "deep", "pickle"],
+)
+@pytest.mark.parametrize("kind", [Counter, Slotted])
+def test_a_copy_shares_nothing_of_what_the_library_keeps(
+    copied: Callable[[Counter], Counter], kind: type[Counter]
+) -> None:
+    counter = kind("c")
+    counter.note("a")
+    state_of(counter).persisting = True
+    other = copied(counter)
+    assert (other.id, other.version, other.pending) == ("c", 1, (Noted(text="a"),))
+    assert not state_of(other).persisting
+    other.note("b")
+    state_of(counter).persisting = False
+    counter.increment(1)
+    assert counter.pending == (Noted(text="a"), Incremented(by=1))
+    assert other.pending == (Noted(text="a"), Noted(text="b"))
+
+
+class CopiedByHand(Counter):
+    def __copy__(self) -> CopiedByHand:
+        other = self.__class__.__new__(self.__class__)
+        other.__dict__.update(self.__dict__)
+        return other
+
+
+def test_a_copy_made_by_hand_that_shares_what_is_pending_is_refused() -> None:
+    counter = CopiedByHand("c")
+    other = copy.copy(counter)
+    with pytest.raises(UnusableAggregateError, match=r"shares what is pending .*: copy with copy\.copy"):
+        other.note("b")
+    counter.note("a")
+    assert counter.pending == (Noted(text="a"),)
+
+
+class Forgetful(AggregateRoot[Noted, str]):
+    def __init__(self, id: str) -> None:
+        self.text = id
+
+    def when(self, event: Noted) -> None: ...
+
+
+@dataclass
+class Decorated(AggregateRoot[Noted, str]):
+    text: str = ""
+
+    def when(self, event: Noted) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Decorated])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda aggregate: aggregate.record(Noted(text="a")),
+        lambda aggregate: aggregate.id,
+        lambda aggregate: aggregate.version,
+        lambda aggregate: aggregate.token,
+        lambda aggregate: aggregate.pending,
+        copy.copy,
+        stream_of,
+    ],
+)
+def test_an_init_that_never_reaches_ours_is_named_at_first_use(kind: Any, use: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__ did not call super\(\).__init__\(id\): write"):
+        use(kind("a"))
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Decorated])
+async def test_an_init_that_never_reaches_ours_is_named_by_a_repository(kind: Any) -> None:
+    with pytest.raises(TypeError, match="__init__"):
+        await InMemoryEventsRepository(kind).rehydrate("a")
+    with pytest.raises(TypeError, match="__init__"):
+        await InMemoryEventsRepository(kind).append(kind("a"))
+
+
+def test_an_aggregate_without_its_init_can_still_be_shown() -> None:
+    assert repr(Forgetful("payload-marker")) == "<Forgetful whose __init__ did not call super().__init__(id)>"
+
+
+def test_a_when_that_is_no_plain_function_is_refused_at_the_class() -> None:
+    with pytest.raises(TypeError, match=r"Later\.when must be a plain function"):
+
+        class Later(AggregateRoot[Noted, str]):
+            async def when(self, event: Noted) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(TypeError, match=r"Slowly\.when must be a plain function"):
+
+        class Slowly(AggregateRoot[Noted, str]):
+            def when(self, event: Noted) -> Any:
+                yield event
+
+
+def test_a_when_that_returns_something_is_refused_at_the_first_event() -> None:
+    async def later() -> None: ...
+
+    class Returning(AggregateRoot[Noted, str]):
+        def when(self, event: Noted) -> Any:
+            return later()
+
+    returning = Returning("r")
+    with pytest.raises(UnusableAggregateError, match=r"Returning\.when must return nothing"):
+        returning.record(Noted(text="a"))
+    assert returning.pending == ()
+
+
+T = TypeVar("T")
+
+
+class Changed(DomainEvent, Generic[T]):
+    """To be given a type, and a name."""
+
+    value: T
+
+
+class PriceChanged(Changed[int]):
+    pass
+
+
+class Opens(AggregateRoot[Noted, str]):
+    def when(self, event: Noted) -> None: ...
+
+
+class Closes(AggregateRoot[Kept, str]):
+    def when(self, event: Kept) -> None: ...
+
+
+def test_a_generic_event_is_stored_under_the_name_of_the_class_that_gives_it_a_type() -> None:
+    class Priced(AggregateRoot[PriceChanged, str]):
+        def when(self, event: PriceChanged) -> None: ...
+
+    priced = Priced("a")
+    priced.record(PriceChanged(value=1))
+    assert dict(Priced.event_types) == {"PriceChanged": PriceChanged}
+    assert priced.pending == (PriceChanged(value=1),)
+
+
+@pytest.mark.parametrize("member", [Changed, Changed[int]])
+def test_a_generic_event_without_a_name_of_its_own_is_refused(member: Any) -> None:
+    with pytest.raises(TypeError, match=r"is generic: name it, as in class PriceChanged\(Changed\[int\]\)"):
+
+        class Priced(AggregateRoot[member, str]):
+            def when(self, event: Any) -> None: ...
+
+
+def test_bases_that_disagree_about_the_events_are_refused_unless_the_class_says_which() -> None:
+    with pytest.raises(TypeError, match="its bases have different events or ids: say which it has"):
+
+        class Both(Opens, Closes):  # type: ignore[misc]
+            pass
+
+    class Said(Opens, Closes, AggregateRoot[Noted | Kept, str]):  # type: ignore[misc]
+        pass
+
+    class Same(Opens, AggregateRoot[Noted, str]):
+        pass
+
+    assert list(Said.event_types) == ["Noted", "Kept"]
+    assert list(Same.event_types) == ["Noted"]
+
+
+def test_a_forgotten_type_parameter_of_a_generic_base_is_refused_at_the_class() -> None:
+    with pytest.raises(TypeError, match="Bare: a base is generic: say which events it has"):
+
+        class Bare(Base):  # type: ignore[type-arg]
+            pass
+
+
+def test_annotations_around_the_events_say_nothing() -> None:
+    class Annotates(AggregateRoot[Annotated[Noted | Annotated[Kept, "x"], "y"], str]):
+        def when(self, event: Any) -> None: ...
+
+    assert list(Annotates.event_types) == ["Noted", "Kept"]
+
+
+def test_events_given_as_text_are_refused_at_the_class() -> None:
+    with pytest.raises(TypeError, match="defined before the aggregate"):
+
+        class Textual(AggregateRoot["Noted | Kept", str]):
+            def when(self, event: Any) -> None: ...

@@ -20,8 +20,10 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
+    SerializerFunctionWrapHandler,
     computed_field,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -195,16 +197,52 @@ def test_depth_is_either_refused_or_comes_back(depth: int) -> None:
         assert its.decode("s", 1, line).value == value
 
 
-def test_an_event_that_its_own_class_would_not_read_is_refused_at_once() -> None:
-    class Computed(DomainEvent):
-        a: int
+class Net(BaseModel):
+    cents: int
 
-        @computed_field
-        def b(self) -> int:
-            return self.a + 1
+    @computed_field
+    def gross(self) -> int:
+        return self.cents * 119 // 100
 
-    with pytest.raises(EventNotStorableError, match="extra_forbidden"):
-        codec(Computed).encode("s", Computed(a=1))
+
+class Computed(DomainEvent):
+    net: Net
+    nets: list[Net]
+
+    @computed_field
+    def total(self) -> int:
+        return self.net.cents
+
+
+class StrictNet(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    cents: int
+
+    @model_serializer
+    def write(self) -> dict[str, Any]:
+        return {"cents": self.cents, "kind": "net"}
+
+
+class Tagged(DomainEvent):
+    nets: list[StrictNet]
+
+    @model_serializer(mode="wrap")
+    def write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), "kind": "tagged"}
+
+
+def test_what_is_computed_from_the_fields_is_not_stored_at_any_depth() -> None:
+    event = Computed(net=Net(cents=100), nets=[Net(cents=1)])
+    line = codec(Computed).encode("s", event)
+    assert line == 'Computed {"net":{"cents":100},"nets":[{"cents":1}]}'
+    assert codec(Computed).decode("s", 1, line) == event
+
+
+def test_what_a_serializer_adds_to_the_fields_is_not_stored_at_any_depth() -> None:
+    event = Tagged(nets=[StrictNet(cents=1), StrictNet(cents=2)])
+    line = codec(Tagged).encode("s", event)
+    assert line == 'Tagged {"nets":[{"cents":1},{"cents":2}]}'
+    assert codec(Tagged).decode("s", 1, line) == event
 
 
 @pytest.mark.parametrize(
@@ -322,7 +360,7 @@ class Open(DomainEvent):
 def test_fields_that_are_not_declared_have_to_come_back_as_well() -> None:
     codec = EventCodec({"Open": Open})
     assert codec.encode("Thing.a", Open(pair=[1, 2])) == 'Open {"pair":[1,2]}'  # type: ignore[call-arg]
-    with pytest.raises(EventNotStorableError, match="not equal"):
+    with pytest.raises(EventNotStorableError, match=r"undeclared fields\.0: it is a tuple"):
         codec.encode("Thing.a", Open(pair=(1, 2)))  # type: ignore[call-arg]
 
 
@@ -357,9 +395,8 @@ SUMMER, WINTER = datetime(2024, 7, 1, tzinfo=PARIS), datetime(2024, 1, 1, tzinfo
         Timed(of_day=time(2, 30, tzinfo=PARIS)),
         Timed(inner=Inner(times={"a": [SUMMER]})),
         Timed(slotted=Slotted(SUMMER)),
-        Timed(anything=(1, {"a": {SUMMER}})),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 def test_a_time_whose_zone_would_not_come_back_is_refused_on_every_day_of_the_year(event: Timed) -> None:
     with pytest.raises(EventNotStorableError, match=r"a time in a zone such as .*: record it in UTC") as error:

@@ -296,7 +296,7 @@ async def test_a_number_that_json_has_no_word_for_is_refused(number: float) -> N
     def card(counter: Counter) -> Number:
         return Number(number=number)
 
-    await refused(card, "not equal to it")
+    assert "number" in await refused(card, "cannot be stored")
 
 
 class Masked(BaseModel):
@@ -348,10 +348,10 @@ def anything(counter: Counter) -> Anything:
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (masked, "not equal to it"),
-        (loud, "not equal to it"),
-        (picky, "cannot be written and read back (ValidationError)"),
-        (anything, "cannot be written and read back (PydanticSerializationError)"),
+        (masked, "shown: what would be read back is not equal to it"),
+        (loud, "name: what would be read back is not equal to it"),
+        (picky, "cannot be read back: name: "),
+        (anything, "value: it cannot be written as JSON (PydanticSerializationError)"),
     ],
 )
 async def test_a_view_that_would_not_come_back_as_it_is_is_refused(function: Any, why: str) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -111,7 +112,7 @@ def received_of(message: IntegrationMessage, route: Route, *, thin: bool) -> Rec
         int(version),
         event_class,
         _time_of(properties.get("occurred_at"), stream),
-        {key: value for key, value in properties.items() if is_metadata_name(key)},
+        MappingProxyType({key: value for key, value in properties.items() if is_metadata_name(key)}),
         _text(body, stream),
     )
 

@@ -34,6 +34,7 @@ from esazure.errors import (
 from esazure.events import EventEnvelope
 from esazure.handlers import IEventHandler
 from esazure.integration import IntegrationMessage
+from esazure.plain import own
 
 REMEMBERED = 4_096
 """Streams whose positions a lane keeps in memory; those beyond are read again."""
@@ -266,7 +267,7 @@ class Lane:
         name = handler.name
         while events:
             try:
-                reached = await handler.handle(place.stream, events)
+                reached = await handler.handle(place.stream, [own(envelope) for envelope in events])
                 if reached < events[0].version:
                     raise RuntimeError(f"{name} returned a version before the event it was given")  # noqa: TRY301
             except Exception as error:  # noqa: BLE001 - user code may raise anything

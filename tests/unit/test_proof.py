@@ -1,0 +1,181 @@
+"""What is equal and yet not the same is not stored as if it were, and every refusal says where it is."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from fractions import Fraction
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
+from typing_extensions import TypedDict
+
+from esazure import DomainEvent
+from esazure.proof import is_alike, prove
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class State(StrEnum):
+    OPEN = "open"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Moment(datetime):
+    pass
+
+
+class Pair(NamedTuple):
+    left: int
+
+
+class Price(BaseModel):
+    cents: int
+    _cache: dict[str, str] = PrivateAttr(default_factory=dict[str, str])
+
+
+class Discount(Price):
+    pass
+
+
+@dataclass
+class Line:
+    price: Price
+    anything: Any = None
+
+
+@dataclass
+class SpecialLine(Line):
+    pass
+
+
+class Typed(TypedDict):
+    anything: Any
+
+
+class Event(DomainEvent):
+    model_config = ConfigDict(extra="allow")
+
+    anything: Any = None
+    thing: object = None
+    by_key: dict[Any, Any] = Field(default_factory=dict[Any, Any])
+    lines: list[Line] = Field(default_factory=list[Line])
+    prices: list[Price] = Field(default_factory=list[Price])
+    typed: Typed | None = None
+    numbers: Sequence[int] = Field(default_factory=list[int])
+    amounts: defaultdict[str, int] | None = None
+    queue: deque[int] | None = None
+    rounded: Annotated[float, PlainSerializer(abs)] = 0.0
+    at: datetime | None = None
+    _private: str = PrivateAttr(default="")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"anything": Level.LOW}, "anything"),
+        ({"thing": State.OPEN}, "thing"),
+        ({"anything": [1, {"marker": Text("marker")}]}, "anything.1.0"),
+        ({"anything": Counter("aab")}, "anything"),
+        ({"anything": OrderedDict(a=1)}, "anything"),
+        ({"anything": [defaultdict(int)]}, "anything.0"),
+        ({"anything": {"marker": (1,)}}, "anything.0"),
+        ({"anything": Pair(1)}, "anything"),
+        ({"anything": {1}}, "anything"),
+        ({"anything": frozenset({1})}, "anything"),
+        ({"anything": Decimal(1)}, "anything"),
+        ({"anything": Fraction(1)}, "anything"),
+        ({"anything": {1: "marker"}}, "anything.0"),
+        ({"by_key": {State.OPEN: 1}}, "by_key.0"),
+        ({"by_key": {"a": 1, 2: 1}}, "by_key.1"),
+        ({"lines": [Line(Price(cents=1)), Line(Discount(cents=1))]}, "lines.1.price"),
+        ({"lines": [Line(Price(cents=1), anything=[State.OPEN])]}, "lines.0.anything.0"),
+        ({"lines": [SpecialLine(Price(cents=1))]}, "lines.0"),
+        ({"prices": [Discount(cents=1)]}, "prices.0"),
+        ({"prices": [Price(cents=1), Price.model_construct(cents="marker")]}, "prices.1.cents"),
+        ({"prices": [Price.model_construct()]}, "prices.0.cents"),
+        ({"typed": {"anything": State.OPEN}}, "typed.0"),
+        ({"numbers": (1, 2)}, "numbers"),
+        ({"amounts": defaultdict(lambda: 5)}, "amounts"),
+        ({"queue": deque([1], maxlen=3)}, "queue"),
+        ({"rounded": -0.0}, "rounded"),
+        ({"at": Moment(2024, 1, 1, tzinfo=timezone(timedelta(hours=1)))}, "at"),
+        ({"at": datetime(1890, 1, 1, tzinfo=timezone(timedelta(minutes=9, seconds=21)))}, "at"),
+        ({"anything": ["fine", b"\xff"]}, "anything.1"),
+        ({"anything": {"marker": {"marker": "\ud800"}}}, "anything.0.0"),
+        ({"anything": {"\ud800": 1}}, "anything.0"),
+        ({"anything": [[float("nan")]]}, "anything.0.0"),
+        ({"lines": [Line(Price(cents=1), anything=object())]}, "lines.0.anything"),
+        ({"marker": (1,)}, "undeclared fields.0"),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_with_its_path_and_never_its_value(
+    fields: dict[str, Any], path: str
+) -> None:
+    event = Event().model_copy(update=fields)
+    if "marker" in fields:
+        event = Event(**fields)
+    reason = prove(event)
+    assert isinstance(reason, str)
+    assert reason.removeprefix("it cannot be read back: ").startswith(f"{path}: ")
+    assert "marker" not in reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"anything": [1, 1.5, -0.0, True, None, "a", {"b": [], "a": {}}]},
+        {"lines": [Line(Price(cents=1), anything={"a": [1]})]},
+        {"amounts": defaultdict(int, a=1), "queue": deque([1])},
+        {"typed": {"anything": 1}, "numbers": [1]},
+    ],
+)
+def test_what_comes_back_as_it_was_is_read_into_objects_of_its_own(fields: dict[str, Any]) -> None:
+    event = Event(**fields)
+    proved = prove(event)
+    assert not isinstance(proved, str)
+    assert proved[1] == event
+    assert repr(proved[1]) == repr(event)
+    for name, value in fields.items():
+        assert getattr(proved[1], name) is not value
+
+
+def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
+    event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
+    event._private = "marker"
+    for price in (event.prices[0], event.lines[0].price):
+        price._cache["text"] = "marker"
+    proved = prove(event)
+    assert not isinstance(proved, str)
+    text, read = proved
+    assert "marker" not in text
+    assert read == event
+    assert event == read
+    assert read._private == ""
+    assert read != Event(prices=[Price(cents=1)], lines=[Line(Price(cents=3))])
+    assert read != Event(prices=[Price(cents=1)])
+
+
+class Simple(DomainEvent):
+    value: str
+
+
+def test_events_of_two_classes_are_not_equal_and_other_things_are_no_events() -> None:
+    class Other(DomainEvent):
+        value: str
+
+    assert Simple(value="a") != Other(value="a")
+    assert Simple(value="a") != "a"
+    assert hash(Simple(value="a")) == hash(Simple(value="a"))
+    assert not is_alike([Price(cents=1)], (Price(cents=1),))
+    assert not is_alike({"a": Price(cents=1)}, {"b": Price(cents=1)})
