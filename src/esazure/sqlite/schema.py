@@ -92,4 +92,6 @@ def _use_wal(db: sqlite3.Connection, path: Path, deadline: float) -> None:
         else:
             break
     if mode != "wal":
-        raise StoreError(f"{path}: SQLite cannot keep a write-ahead log here, only {mode}: use a local disk")
+        raise StoreError(
+            f"{path}: SQLite cannot keep a write-ahead log here, only {mode}: use a local disk, or Table Storage"
+        )

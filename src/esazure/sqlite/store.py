@@ -19,6 +19,7 @@ from esazure.events import CommitRecord
 from esazure.ports import Lease, Swept, ViewRecord
 from esazure.repository import utc_now
 from esazure.sqlite import commits, documents, outbox, schema
+from esazure.sqlite.file import OpenFile
 from esazure.sqlite.worker import Worker
 from esazure.store import Store
 
@@ -28,7 +29,8 @@ T = TypeVar("T")
 class SqliteStore(Store):
     """Commits in one SQLite file: `async with SqliteStore("bank.db") as store: store.events(Customer)`.
 
-    The file is created when it does not exist; it must be on a local disk. An append is on the disk when it returns.
+    The file is created when it does not exist; it must be on a local disk, and stay what and where it is while it is
+    open: no call goes on in a file that was removed or replaced. An append is on the disk when it returns.
     Other processes may use the file at the same time; a call that has waited for one of them for `busy_timeout`
     seconds fails with StoreUnavailableError.
     """
@@ -67,10 +69,18 @@ class SqliteStore(Store):
         """
         if self._writer is not None:
             raise StoreError(f"the store {self._path} is already open: use it, or make another SqliteStore")
-        self._writer = Worker(self._path, self._busy_timeout)
-        self._reader = Worker(self._path, self._busy_timeout)
+        file = OpenFile(self._path)
+        self._writer = Worker(self._path, self._busy_timeout, file)
+        self._reader = Worker(self._path, self._busy_timeout, file)
+
+        def prepare(db: Connection) -> UUID:
+            store_id = schema.prepare(db, self._path, self._busy_timeout)
+            db.execute("SELECT 1 FROM meta").fetchone()  # from here on there is a log
+            file.opened()
+            return store_id
+
         try:
-            self._store_id = await self._writer.run(None, lambda db: schema.prepare(db, self._path, self._busy_timeout))
+            self._store_id = await self._writer.run(None, prepare)
         except BaseException:
             await self.__aexit__()
             raise

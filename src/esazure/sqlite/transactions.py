@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from esazure.errors import CorruptStreamError, EsAzureError
+from esazure.sqlite.file import check_before_commit
 from esazure.sqlite.worker import code_of
 
 
@@ -20,6 +21,7 @@ def transaction(db: sqlite3.Connection, *, in_doubt: EsAzureError | None = None)
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        check_before_commit()  # behind the wait for a lock, in which the file may have been replaced
         try:
             db.execute("COMMIT")
         except sqlite3.Error as error:

@@ -16,14 +16,17 @@ from typing_extensions import TypeVar
 
 from esazure.errors import CorruptStreamError, EsAzureError, StoreError, StoreUnavailableError
 from esazure.home import Home
+from esazure.sqlite.file import OpenFile, use
 
 T = TypeVar("T")
 
 _LOCKED = "the file stayed locked by another process: try again later"
+_SHARE = "if this is a network share, which cannot lock files as SQLite needs, use a local disk, or Table Storage"
 _MEANING: dict[int, tuple[type[EsAzureError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreUnavailableError, _LOCKED),
     sqlite3.SQLITE_LOCKED: (StoreUnavailableError, _LOCKED),
-    sqlite3.SQLITE_PROTOCOL: (StoreUnavailableError, _LOCKED),
+    sqlite3.SQLITE_PROTOCOL: (StoreUnavailableError, f"{_LOCKED}; {_SHARE}"),
+    sqlite3.SQLITE_IOERR: (StoreError, f"the disk failed: look at it; {_SHARE}"),
     sqlite3.SQLITE_CORRUPT: (CorruptStreamError, "the file is damaged: restore it from a backup"),
     sqlite3.SQLITE_NOTADB: (StoreError, "this is not a SQLite database: give the store a file of its own"),
     sqlite3.SQLITE_FULL: (StoreError, "the disk is full, nothing was changed: make room and try again"),
@@ -33,14 +36,15 @@ _MEANING: dict[int, tuple[type[EsAzureError], str]] = {
 
 
 _INHERITED: list[Worker] = []
-"""Of a process that was forked off: kept, because a connection that nobody holds is closed."""
+"""Kept, because a connection that nobody holds is closed, and may take away the log of others."""
 
 
 class Worker:
     """One thread and the one connection it owns."""
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
+    def __init__(self, path: Path, busy_timeout: float, file: OpenFile) -> None:
         self._path = path
+        self._file = file
         self._busy_timeout = busy_timeout
         self._waits = True
         self._connection: sqlite3.Connection | None = None
@@ -74,9 +78,8 @@ class Worker:
 
     def _call(self, stream: str | None, work: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         try:
-            db = self._connection = self._connection or sqlite3.connect(
-                self._path, timeout=self._busy_timeout, isolation_level=None
-            )
+            use(self._file)
+            db = self._connection = self._connection or self._connect()
             # Who has used its patience up in the queue tries only once: a hundred calls behind a locked file must not
             # take a hundred timeouts.
             waits = time.monotonic() < deadline
@@ -91,11 +94,31 @@ class Worker:
             where = self._path if stream is None else f"{stream} in {self._path}"
             raise kind(f"{where} ({name}): {advice}") from error
 
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
+        try:
+            use(self._file)
+        except StoreError:
+            db.close()
+            raise
+        return db
+
     def _disconnect(self, after: Future[None] | None) -> None:
         if after is not None:
             after.result()  # one after the other, or neither sees itself as the last, which tidies the log away
         if self._connection is not None:
-            self._connection.close()
+            if not self._file.may_be_tidied and not _leave_the_log(self._connection):
+                _INHERITED.append(self)
+            else:
+                self._connection.close()
+
+
+def _leave_the_log(db: sqlite3.Connection) -> bool:
+    """Keep SQLite from removing a log that is another's when it closes; False before Python 3.12."""
+    setconfig = getattr(db, "setconfig", None)
+    if setconfig is not None:
+        setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE"), True)  # noqa: B009, FBT003 - not in 3.11
+    return setconfig is not None
 
 
 def code_of(error: sqlite3.Error) -> int:
