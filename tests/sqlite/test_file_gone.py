@@ -159,7 +159,7 @@ async def test_a_disk_that_cannot_lock_or_share_memory_is_said_to_be_perhaps_a_n
         raise error
 
     async with SqliteStore(path) as store:
-        with pytest.raises(StoreError, match="a network share.*use a local disk.*Table Storage"):
+        with pytest.raises(StoreError, match=r"a network share.*use a local disk.*Table Storage"):
             await store._read(None, fail)
 
 
