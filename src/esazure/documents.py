@@ -21,6 +21,7 @@ __all__ = ["Document", "DocumentPage", "IDocumentStore"]
 
 MAX_PAGE = 1_000
 _COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+_LONGEST_TOKEN = 2 * MAX_STREAM_NAME
 _TOKEN = b"1"  # the form of the rest; whatever does not begin so is no token
 
 
@@ -125,7 +126,8 @@ def check_document(key: str, text: str = "") -> None:
             of Table Storage holds 4 MiB).
         ValueError: the text is not well-formed Unicode.
     """
-    if (size := len(encode_part(key))) > MAX_STREAM_NAME:
+    # Its own length first: to encode megabytes takes a second.
+    if (size := len(key)) > MAX_STREAM_NAME or (size := len(encode_part(key))) > MAX_STREAM_NAME:
         raise InvalidIdError(f"a key takes {size} characters once encoded, at most {MAX_STREAM_NAME} fit: use a hash")
     try:
         data = text.encode()
@@ -163,10 +165,13 @@ def decode_token(token: str | None) -> str | None:
     """
     if token is None:
         return None
-    try:
-        position = urlsafe_b64decode(token + "=" * (-len(token) % 4)).removeprefix(_TOKEN).decode()
-    except ValueError:
-        position = None
+    position: str | None = None
+    if len(token) <= _LONGEST_TOKEN:  # a client may send anything
+        try:
+            position = urlsafe_b64decode(token + "=" * (-len(token) % 4)).removeprefix(_TOKEN).decode()
+            check_document(position)
+        except (ValueError, InvalidIdError):
+            position = None
     if position is None or encode_token(position) != token:
         raise ValueError("this is not a token of an earlier page")
     return position

@@ -29,6 +29,9 @@ MAX_SNAPSHOT_CHARACTERS = 100_000
 MAX_COMMAND_ID = 256
 """Characters of a command id."""
 
+MAX_UNIQUE_VALUE = 4_096
+"""Characters of a value in `UniqueValues`."""
+
 MAX_VERSION = 9_999_999_998
 """Ten digits in a key, less one so that inverted numbers stay positive."""
 
@@ -75,10 +78,12 @@ def stream_name(aggregate_type: str, id: str) -> str:
     Raises:
         InvalidIdError: over 480 characters once encoded, or not well-formed Unicode.
     """
-    name = f"{encode_part(aggregate_type)}.{encode_part(id)}"
+    # Its own length first: to encode megabytes takes a second.
+    name = f"{encode_part(aggregate_type)}.{encode_part(id[: MAX_STREAM_NAME + 1])}"
     if len(name) > MAX_STREAM_NAME:
+        size = max(len(name), len(id))
         raise InvalidIdError(
-            f"a {aggregate_type} id of {len(id)} characters takes {len(name)} in a key, at most {MAX_STREAM_NAME} fit: "
+            f"a {aggregate_type} id of {len(id)} characters takes {size} in a key, at most {MAX_STREAM_NAME} fit: "
             "use a shorter id, or a hash of it"
         )
     return name

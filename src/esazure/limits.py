@@ -13,6 +13,9 @@ from esazure.events import CommitRecord
 from esazure.keys import MAX_COMMIT_BYTES, MAX_DENSE_COMMIT_BYTES, MAX_METADATA_CHARACTERS, MAX_VERSION
 from esazure.ports import ViewRecord
 
+MAX_INLINE_VIEWS = 80
+"""Of one aggregate class: a transaction of Table Storage has 100 rows, and the commit itself takes some."""
+
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 

@@ -50,7 +50,7 @@ from esazure.keys import (
     split_stream_name,
     stream_name,
 )
-from esazure.limits import check_limits
+from esazure.limits import MAX_INLINE_VIEWS, check_limits
 from esazure.outbox import StreamOutbox
 from esazure.ports import ICommitStore, IEventsRepository, IOutbox
 from esazure.snapshots import SnapshotCodec, snapshots_of
@@ -142,6 +142,7 @@ class CommitStore(ICommitStore):
 
         Raises:
             TypeError: not a subclass of AggregateRoot, or a view that does not say what it returns.
+            ValueError: more than 80 inline views, or two of one name.
         """
         return EventsRepository(aggregate_class, self, clock=self.clock, outbox=outbox, views=views)
 
@@ -159,6 +160,8 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         views: Sequence[Callable[[A], BaseModel]] = (),
     ) -> None:
         self._class = as_class(aggregate_class)
+        if len(views) > MAX_INLINE_VIEWS:
+            raise ValueError(f"{len(views)} inline views, at most {MAX_INLINE_VIEWS} fit: make one of several")
         self._views = inline_views(self._class, views)
         self._codec = codec_of(self._class)
         self._snapshots = snapshots_of(self._class)

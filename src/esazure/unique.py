@@ -43,7 +43,7 @@ from esazure.errors import (
     ValueTakenError,
 )
 from esazure.events import Commit
-from esazure.keys import command_key, split_stream_name
+from esazure.keys import MAX_UNIQUE_VALUE, command_key, split_stream_name
 from esazure.ports import ICommitStore, IEventsService
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
@@ -369,6 +369,8 @@ class UniqueValues:
         return abs((now - held.reserved_at).total_seconds()) >= self._expiry
 
     def _key(self, value: str) -> str:
+        if len(value) > MAX_UNIQUE_VALUE:
+            raise InvalidIdError(f"a unique value has at most {MAX_UNIQUE_VALUE:,} characters, not {len(value):,}")
         try:
             text = value.encode()
         except UnicodeEncodeError:

@@ -21,7 +21,7 @@ from esazure.keys import (
     MAX_SNAPSHOT_CHARACTERS,
     MAX_STREAM_NAME,
 )
-from esazure.limits import check_limits
+from esazure.limits import MAX_INLINE_VIEWS, check_limits
 from esazure.ports import ViewRecord
 from esazure.tables import TableStore
 from esazure.tables.columns import MAX_ROWS, text_of, text_rows
@@ -63,6 +63,13 @@ def test_rows_that_are_replaced_keep_the_limits_of_the_service_and_of_azurite(te
         )
         assert body < 1_030_000
     assert text_of(rows) == text
+
+
+async def test_as_many_views_as_a_class_may_have_fit_beside_the_largest_commit() -> None:
+    largest = replace(COMMIT, payload=f"Noted {NOISE[: MAX_DENSE_COMMIT_BYTES - 1_000]}", command_id="x")
+    check_limits(largest, views_of(*["{}"] * MAX_INLINE_VIEWS))
+    async with fake_store(FakeTable()) as store:
+        await store.insert(largest, outbox=True, views=views_of(*["{}"] * MAX_INLINE_VIEWS))
 
 
 async def test_more_views_than_a_transaction_holds_are_refused_before_any_request() -> None:

@@ -26,6 +26,7 @@ from esazure import (
 from esazure.events import CommitRecord
 from esazure.inline import InlineView
 from esazure.keys import MAX_COMMIT_BYTES
+from esazure.limits import MAX_INLINE_VIEWS
 from esazure.memory import InMemoryStore
 from esazure.ports import ViewRecord
 from esazure.sqlite import SqliteStore
@@ -489,3 +490,22 @@ async def test_a_record_is_handed_over_with_the_commit_it_belongs_to() -> None:
     store = Noting()
     await store.events(Counter, views=[card, total]).append(counter_with("a", "b", id=ID))
     assert store.seen == (2, [("card", 2), ("total", 2)])
+
+
+class Shown(BaseModel):
+    """Nothing."""
+
+
+@pytest.mark.parametrize("store", [InMemoryStore(), SqliteStore("never-opened.db")], ids=["memory", "sqlite"])
+def test_a_class_has_as_many_inline_views_everywhere(store: Store) -> None:
+    def view(number: int) -> Callable[[Counter], BaseModel]:
+        def show(counter: Counter) -> Shown:
+            return Shown()
+
+        show.__name__ = f"show_{number}"
+        return show
+
+    views = [view(number) for number in range(MAX_INLINE_VIEWS + 1)]
+    store.events(Counter, views=views[1:])
+    with pytest.raises(ValueError, match="81 inline views, at most 80"):
+        store.events(Counter, views=views)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from esazure import InvalidIdError
+from esazure import InvalidIdError, keys
+from esazure.documents import check_document
 from esazure.keys import MAX_STREAM_NAME, bucket_of, decode_part, encode_part, split_stream_name, stream_name
 from esazure.testing._hostile import hostile_ids, id_one_over_the_limit
 
@@ -93,3 +94,19 @@ def test_buckets_are_what_they_have_always_been(stream: str, of_16: int, of_64: 
 def test_buckets_are_used_evenly() -> None:
     used = [bucket_of(f"Counter.{number}", 16) for number in range(4_000)]
     assert all(200 < used.count(bucket) < 300 for bucket in range(16))
+
+
+def test_an_id_of_megabytes_is_refused_without_being_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+
+    def note(text: str) -> str:
+        encoded.append(len(text))
+        return encode_part(text)
+
+    monkeypatch.setattr(keys, "encode_part", note)
+    for text in ("\u00e9" * 5_000_000, "\ud800" * 5_000_000):
+        with pytest.raises(InvalidIdError):
+            stream_name("Counter", text)
+    with pytest.raises(InvalidIdError):
+        check_document("\u00e9" * 5_000_000)
+    assert max(encoded) <= MAX_STREAM_NAME + 1

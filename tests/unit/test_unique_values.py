@@ -852,3 +852,10 @@ async def test_what_was_never_stored_cannot_be_confirmed(store: Store) -> None:
 async def test_the_same_value_has_another_key_in_each_store(memory: InMemoryStore) -> None:
     assert key_of(memory) != key_of(InMemoryStore())
     assert key_of(memory) != sha256(EMAIL.encode()).hexdigest()
+
+
+async def test_a_value_is_bounded_before_it_is_used(memory: InMemoryStore) -> None:
+    emails = memory.unique_values("email")
+    await emails.owner("x" * 4_096)
+    with pytest.raises(InvalidIdError, match="at most 4,096 characters, not 10,000,000"):
+        await emails.owner("x" * 10_000_000)

@@ -108,6 +108,20 @@ class ListingPromises:
         with pytest.raises(ValueError, match="token"):
             await documents.list_documents(collection, after=token)
 
+    @pytest.mark.parametrize(
+        "position", ["x" * 481, "x" * 100_000, "\u00e9" * 200, "\x00" * 200], ids=["481", "long", "accents", "NUL"]
+    )
+    async def test_a_token_that_no_key_makes_is_refused_before_any_request(
+        self, documents: IDocumentStore, collection: str, position: str
+    ) -> None:
+        with pytest.raises(ValueError, match="token") as caught:
+            await documents.list_documents(collection, after=encode_token(position))
+        assert len(str(caught.value)) < 200
+
+    @pytest.mark.parametrize("position", ["\x00", "'", "\u2028", "a/b?c#d", "x" * 480], ids=ascii)
+    async def test_a_token_of_any_key_is_taken(self, documents: IDocumentStore, collection: str, position: str) -> None:
+        await documents.list_documents(collection, after=encode_token(position))
+
     async def test_a_forged_token_shows_nothing_of_others(self, documents: IDocumentStore, collection: str) -> None:
         for name in (f"{collection}-", collection, f"{collection}0"):
             for key in ("a", "b"):
