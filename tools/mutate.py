@@ -71,6 +71,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a missing topic is called a problem of the credential",
+        "servicebus/translation.py",
+        (("if status == _NOT_FOUND:", "if status is None:"),),
+        ("tests/servicebus/test_translation.py",),
+    ),
+    Mutant(
+        "the double counts a session that is closed",
+        "testing/servicebus/sessions.py",
+        (("self._free(session_id, session, failed=False)", "self._free(session_id, session, failed=True)"),),
+        ("tests/servicebus_double/test_model.py",),
+    ),
+    Mutant(
         "the commit id is not compared, taken is a conflict",
         "tables/append.py",
         ((" == record.commit_id:", " == 'nobody':"),),

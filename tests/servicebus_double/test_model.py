@@ -236,6 +236,16 @@ class TestSessions:
         with refused("session-lock-lost"):
             q.renew_session("a")
 
+    def test_a_closed_session_gives_back_what_was_received_and_counts_no_delivery(self, namespace: Namespace) -> None:
+        q, owner = session_queue(namespace, max_delivery_count=1), Owner()
+        fill(q, "a1", "a2")
+        for _ in range(3):
+            q.accept("a", owner)
+            take(q, "a")
+            q.release("a", owner)
+        assert names(q.active) == ["a1", "a2"]
+        assert [stored.delivery_count for stored in q.active] == [0, 0]
+
     def test_renewing_a_message_renews_its_session(self, namespace: Namespace) -> None:
         q, owner = session_queue(namespace, lock_duration=30), Owner()
         fill(q, "a1")

@@ -7,7 +7,7 @@ of `QueueProperties` in its SDKs.
 import re
 from typing import TYPE_CHECKING
 
-from esazure.testing.servicebus.refusals import RefusalError, not_allowed
+from esazure.testing.servicebus.refusals import RefusalError
 
 if TYPE_CHECKING:
     from esazure.testing.servicebus.messages import Message
@@ -107,8 +107,6 @@ def check_message(message: "Message") -> None:
     for name, value in ids.items():
         if isinstance(value, str) and len(value) > LONGEST_ID:
             raise _out_of_range(f"The {name} has {len(value)} characters; at most {LONGEST_ID} are allowed.")
-    if None not in (message.session_id, message.partition_key) and message.session_id != message.partition_key:
-        raise not_allowed("A message with a session id has the same partition key, or none.")
     if message.wire is not None:
         sizes = message.wire.property_sizes()
         if max(sizes, default=0) > LARGEST_PROPERTY:

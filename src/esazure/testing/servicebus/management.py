@@ -40,6 +40,8 @@ def handle_token(broker: "Broker", request: Sections) -> bytes:
     path = path_of(audience)
     if operation != "put-token":
         status, text = 501, f"The operation '{operation}' is not part of the double."
+    elif not audience:
+        status, text = 400, "The name of an entity is missing."
     elif broker.faults.refuse_tokens:
         status, text = 401, "Unauthorized"
     elif path and broker.namespace.lookup(path.lower().removesuffix(MANAGEMENT)) is None:
@@ -249,7 +251,7 @@ def _get_message_sessions(broker: "Broker", entity: Entity, arguments: _Argument
     return {"skip": Int(skip + len(page)), "sessions-ids": page} if page else None
 
 
-_SCHEDULED = "message message-id partition-key session-id"
+_SCHEDULED = "message message-id partition-key session-id via-partition-key"
 _OPERATIONS: dict[str, tuple[str, Callable[["Broker", Entity, _Arguments], dict[str, Any] | None]]] = {
     "cancel-scheduled-message": ("sequence-numbers", _cancel_scheduled_message),
     "get-message-sessions": ("last-updated-time skip top", _get_message_sessions),
