@@ -148,14 +148,14 @@ MUTANTS = (
         "the outbox row is written by a second request",
         "tables/store.py",
         (
-            ("await append(self._gateway", "rest = [operations.pop()]; await append(self._gateway"),
+            ("await append(self._table", "rest = [operations.pop()]; await append(self._table"),
             (
                 "operations, deadline=self._deadline)",
-                "operations, deadline=self._deadline); await self._later(record, partition, rest)",
+                "operations, deadline=self._deadline); await self._later(self._layout, record, partition, rest)",
             ),
             (
                 "    async def read(",
-                "    async def _later(self, *a): await append(self._gateway, *a, deadline=9)\n\n    async def read(",
+                "    async def _later(self, *a): await append(self._table, *a, deadline=9)\n\n    async def read(",
             ),
         ),
         _HARNESS,

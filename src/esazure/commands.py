@@ -12,19 +12,23 @@ The errors are in `errors.py`.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import cache
+from hashlib import sha256
 from typing import Any, NotRequired, Self, TypedDict, get_args, get_type_hints
 
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, ValidationError
 from typing_extensions import is_typeddict
 
+from esazure.canonical import canonical
 from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
     CommandHandledError,
+    CommandReusedError,
     CommitTooLargeError,
     ConcurrencyError,
     EsAzureError,
@@ -76,6 +80,21 @@ class Command(BaseModel):
         except ValidationError as error:
             invalid = invalid_command(error, cls)
         raise invalid  # outside the handler: the other one holds the input
+
+    def digest(self, command_id: str) -> str:
+        """What is asked for, as a hash: for `persist(..., command_id=command_id, request=self)`.
+
+        Equal commands have the same one under the same id, in every process, on every version of Python. A field that
+        was left out, or has its default value, does not count: adding an optional field to the class changes no hash.
+
+        It is a HMAC-SHA256 with the id as its key. So equal commands of different ids look different, and no table of
+        guesses fits two of them; but who knows the id can check a guess. Override this where that is too much.
+
+        Raises:
+            TypeError: a field's value is of a class of which nobody knows how to write it.
+        """
+        # Compared with Python's ==, which looks at values, and not as written: 1.0 and 1.00 ask for the same.
+        return hmac.new(command_id.encode(), canonical(self).encode(), sha256).hexdigest()
 
 
 # For the class itself, which has no fields, and not for those made of it: FastAPI does not read deferred ones well.
@@ -186,6 +205,13 @@ _KNOWN: tuple[tuple[type[EsAzureError], int, str, str, str], ...] = (
     (StoreUnavailableError, 503, "unavailable", "Not available", "Try again later; a command with the same id."),
     (RetryLaterError, 503, "unavailable", "Not available", "Try again later; a command with the same id."),
     (ViewBehindError, 503, "not-yet-visible", "Not yet visible", "What was written is not visible yet: try again."),
+    (
+        CommandReusedError,
+        422,
+        "command-reused",
+        "Used before",
+        "This command id was used for another request: choose a new one for a new request.",
+    ),
     (CommitTooLargeError, 413, "too-large", "Too large", "Send less at a time."),
     (RefusedError, 422, "refused", "Refused", "{error}"),
 )

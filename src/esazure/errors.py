@@ -12,6 +12,7 @@
     * EventNotStorableError      an event, or a view, does not survive being written and read back
     * InvalidIdError             the id (or a name) cannot be a key
     * InvalidCommandError        the command is not valid: a list of (field, message)
+    * CommandReusedError         the command id was used for another request
     * ValueTakenError            a value that must be unique belongs to somebody else
   * UnknownEventTypeError        an event's name is not declared by the aggregate
   * CorruptStreamError           what is stored cannot be what was written
@@ -106,18 +107,30 @@ class AppendOutcomeUnknownError(EsAzureError):
 
 
 class CommandHandledError(EsAzureError):
-    """A commit with this command id was stored before; nothing is stored now.
+    """This command was answered before, or none may ever have its id; nothing is stored now.
 
-    `EventsService.persist` answers it with that commit. It comes out only when there is none and never will be:
+    `EventsService.persist` gives the earlier answer instead. This comes out only when there is none and never will be:
     somebody who waited for the command has given it up (see `UniqueValues`).
     """
 
-    def __init__(self, stream: str, first_version: int | None) -> None:
-        what = "was given up: send it again as a new command" if first_version is None else "was carried out before"
+    def __init__(
+        self,
+        stream: str,
+        first_version: int | None = None,
+        *,
+        answered_at: int | None = None,
+        request: str | None = None,
+    ) -> None:
+        given_up = first_version is None and answered_at is None
+        what = "was given up: send it again as a new command" if given_up else "was carried out before"
         super().__init__(f"{stream}: this command {what}")
         self.stream = stream
         self.first_version = first_version
-        """Where the commit of this command begins; None when it was given up."""
+        """Where the commit of this command begins; None when it has none."""
+        self.answered_at = answered_at
+        """The version at which there was nothing to store for it; None when it has a commit, or was given up."""
+        self.request = request
+        """The hash of what it asked for, if its sender gave one."""
 
 
 class UnusableAggregateError(EsAzureError):
@@ -151,6 +164,14 @@ class InvalidCommandError(RefusedError):
         super().__init__("; ".join(f"{field}: {message}" if field else message for field, message in errors))
         self.errors = tuple(errors)
         """(field, message) each; the field is a dotted path, empty when it is about the command as a whole."""
+
+
+class CommandReusedError(RefusedError):
+    """The command id was used for another request before; nothing is stored now. A new request needs a new id."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"{stream}: this command id was used for another request: choose a new one for a new request")
+        self.stream = stream
 
 
 class ValueTakenError(RefusedError):

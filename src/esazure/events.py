@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
-from esazure.errors import CorruptStreamError
+from esazure.errors import CommandHandledError, CorruptStreamError
 from esazure.proof import has_same_fields
 
 _EVENT_IDS = UUID("7d0b5b3a-8f0e-5c43-9a57-6f4a1d3c2b10")
@@ -128,6 +128,8 @@ class CommitRecord:
     payload: str = field(repr=False)
     command_id: str | None = None
     """The command this commit carries out, if its sender named it; no second commit of the stream has the same."""
+    request: str | None = None
+    """The hash of what that command asked for, if its sender gave it."""
     snapshot: str | None = field(default=None, repr=False)
     """The state of the aggregate after this commit, as `snapshots.py` writes it: a tag, a blank, and what follows."""
     after: str = field(default="", repr=False, compare=False)
@@ -154,6 +156,30 @@ class CommitRecord:
     def expected_version(self) -> int:
         """The version of the stream this commit was decided on."""
         return self.first_version - 1
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRecord:
+    """What a store remembers of a command: its commit, or that there was nothing to store for it.
+
+    Without either it is forbidden: it was never answered and never will be.
+    """
+
+    first_version: int | None = None
+    """Where its commit begins; None when it stored nothing."""
+    answered_at: int | None = None
+    """The version of the stream when there was nothing to store for it; None when it has a commit."""
+    request: str | None = None
+    """The hash of what it asked for, if its sender gave it."""
+
+    @property
+    def is_forbidden(self) -> bool:
+        """No commit with this id may ever get in, though it was not answered."""
+        return self.first_version is None and self.answered_at is None
+
+    def as_error(self, stream: str) -> CommandHandledError:
+        """What refuses a commit with the same id."""
+        return CommandHandledError(stream, self.first_version, answered_at=self.answered_at, request=self.request)
 
 
 @dataclass(frozen=True, slots=True)

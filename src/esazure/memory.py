@@ -26,8 +26,8 @@ from esazure.documents import (
     decode_token,
     encode_token,
 )
-from esazure.errors import CommandHandledError, ConcurrencyError, CorruptStreamError, DispatchError, RefusedError
-from esazure.events import Commit, CommitRecord
+from esazure.errors import ConcurrencyError, CorruptStreamError, DispatchError, RefusedError
+from esazure.events import CommandRecord, Commit, CommitRecord
 from esazure.integration import (
     LANES,
     MAX_MESSAGE_BYTES,
@@ -59,7 +59,7 @@ class InMemoryStore(Store):
         self._waiting: list[str] = []
         """The streams in it, in order."""
         self._leases: dict[str, Lease] = {}
-        self._forbidden: set[tuple[str, str]] = set()
+        self._commands: dict[tuple[str, str], CommandRecord] = {}  # those without a commit
         self._views: dict[tuple[str, str], ViewRecord] = {}
         self._documents: dict[str, dict[str, Document]] = {}
         self.quarantine: dict[tuple[str, int], str] = {}
@@ -79,9 +79,9 @@ class InMemoryStore(Store):
         if version != record.expected_version and any(stored.commit_id == record.commit_id for stored in stream):
             return
         if record.command_id is not None:
-            first_version = self._find_command(record.stream, record.command_id)
-            if first_version is not None or (record.stream, record.command_id) in self._forbidden:
-                raise CommandHandledError(record.stream, first_version)
+            found = self._find_command(record.stream, record.command_id)
+            if found is not None:
+                raise found.as_error(record.stream)
         if not follows:
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
         stream.append(record)
@@ -102,16 +102,29 @@ class InMemoryStore(Store):
             if record.last_version >= from_version and (to_version is None or record.first_version <= to_version)
         ]
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         """See `ICommitStore.find_command`."""
-        first_version = self._find_command(stream, command_id)
-        if forbid and first_version is None:
-            self._forbidden.add((stream, command_id))
-        return first_version
+        found = self._find_command(stream, command_id)
+        if forbid and found is None:
+            found = self._commands[stream, command_id] = CommandRecord()
+        return None if found is None or found.is_forbidden else found
 
-    def _find_command(self, stream: str, command_id: str) -> int | None:
-        stored = self._streams.get(stream, [])
-        return next((record.first_version for record in stored if record.command_id == command_id), None)
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """See `ICommitStore.remember_command`."""
+        found = self._find_command(stream, command_id)
+        if found is None:
+            found = self._commands[stream, command_id] = CommandRecord(answered_at=version, request=request)
+        if found.is_forbidden:
+            raise found.as_error(stream)
+        return found
+
+    def _find_command(self, stream: str, command_id: str) -> CommandRecord | None:
+        for record in self._streams.get(stream, []):
+            if record.command_id == command_id:
+                return CommandRecord(record.first_version, request=record.request)
+        return self._commands.get((stream, command_id))
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """See `ICommitStore.read_view`."""

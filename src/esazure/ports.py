@@ -17,7 +17,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot
-from esazure.events import Commit, CommitRecord
+from esazure.events import CommandRecord, Commit, CommitRecord
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 TId_contra = TypeVar("TId_contra", bound=UUID | str, default=UUID, contravariant=True)
@@ -59,8 +59,8 @@ class ICommitStore(Protocol):
 
         Raises:
             ConcurrencyError: the stream does not end at the expected version, or not with the commit it is `after`.
-            CommandHandledError: another commit of the stream has the same command id, or none may ever have it. Comes
-                before ConcurrencyError when both are true.
+            CommandHandledError: the command id was answered by another commit of the stream or without one, or none
+                may ever have it. Comes before ConcurrencyError when both are true.
             AppendOutcomeUnknownError: no definite answer before the deadline.
             StoreError: a definite refusal; nothing was stored.
         """
@@ -96,14 +96,29 @@ class ICommitStore(Protocol):
         raise NotImplementedError
 
     @abstractmethod
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
-        """The first version of the commit that carried out this command; None when there is none.
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
+        """What became of this command; None when it was not answered yet.
 
-        With `forbid`, None means: and there never will be. A commit with this command id that is still on its way is
-        refused from now on, with CommandHandledError. Forbidding again changes nothing.
+        With `forbid`, None means: and it never will be. A commit with this command id that is still on its way is
+        refused from now on, with CommandHandledError, and so is `remember_command`. Forbidding again changes nothing.
 
         Raises:
             StoreError: the store could not be asked; with `forbid`, it may be forbidden or not.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """Note that at this version of the stream there was nothing to store for a command.
+
+        From now on no commit with this command id gets in. Returns what is remembered: this, or what was there
+        before, a commit or an earlier note; that stays as it is. The stream need not exist, and may have moved on.
+
+        Raises:
+            CommandHandledError: the command was forbidden.
+            StoreError: the store could not be asked; it may be remembered or not, and asking again is safe.
         """
         raise NotImplementedError
 
@@ -245,6 +260,25 @@ class IOutbox(Protocol):
         """The broker has accepted every message of this commit."""
 
 
+class IRequest(Protocol):
+    """What a command asks for; a `Command` is one."""
+
+    @abstractmethod
+    def digest(self, command_id: str) -> str:
+        """A hash of it, different for each command id, of at most 64 characters: the same request, the same hash."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class HandledCommand:
+    """A command that was answered."""
+
+    version: int
+    """Of the aggregate as the command left it; 0 when nothing was stored by then."""
+    commit: Commit[Any] | None
+    """What it stored; None when there was nothing to store."""
+
+
 class IEventsRepository(Protocol[A, TId_contra]):
     """Stores one aggregate type, a stream per id."""
 
@@ -260,18 +294,21 @@ class IEventsRepository(Protocol[A, TId_contra]):
         aggregate: A,
         *,
         command_id: str | None = None,
+        request: IRequest | None = None,
         before_io: Callable[[Commit[Any]], None] | None = None,
         publishing: bool = False,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit: all of them or none.
 
-        When a commit with this `command_id` is stored already, nothing is stored, this copy becomes unusable and the
-        earlier commit is returned. Returns None when nothing is pending. After a conflict the aggregate is as it was:
-        the caller can reload and decide again. `before_io` is called with the finished commit after every check and
-        before the first request; what it raises refuses the commit. `publishing` says that the caller publishes what is
-        stored; unless the repository was told otherwise, only such commits leave an outbox row.
+        Returns None when nothing is pending; with a `command_id` that is remembered, too. When this command was
+        answered already, nothing is stored, this copy becomes unusable, and the earlier commit is returned, or None if
+        there was none. After a conflict the aggregate is as it was: the caller can reload and decide again.
+        `before_io` is called with the finished commit after every check and before the first request; what it raises
+        refuses the commit. `publishing` says that the caller publishes what is stored; unless the
+        repository was told otherwise, only such commits leave an outbox row.
 
         Raises:
+            CommandReusedError: the command id was used for another `request`; this copy is as it was.
             ConcurrencyError: somebody else stored a commit since this aggregate was loaded.
             AppendOutcomeUnknownError: the deadline passed without a definite answer; the error's `retry()` asks again.
             UnusableAggregateError: this copy must not be persisted; the message says why.
@@ -283,8 +320,14 @@ class IEventsRepository(Protocol[A, TId_contra]):
         raise NotImplementedError
 
     @abstractmethod
-    async def find_command(self, id: TId_contra, command_id: str) -> Commit[Any] | None:
-        """The commit of this id that carried out this command, if there is one."""
+    async def find_command(
+        self, id: TId_contra, command_id: str, *, request: IRequest | None = None
+    ) -> HandledCommand | None:
+        """What became of a command of this id; None when it was not answered yet.
+
+        Raises:
+            CommandReusedError: the command id was used for another `request`.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -324,11 +367,13 @@ class IEventsService(Protocol[A, TId_contra]):
     """What application code holds: load, act, persist."""
 
     @abstractmethod
-    async def persist(self, aggregate: A, *, command_id: str | None = None) -> Commit[Any] | None:
+    async def persist(
+        self, aggregate: A, *, command_id: str | None = None, request: IRequest | None = None
+    ) -> Commit[Any] | None:
         """Append the pending events, then dispatch them. Returns None when nothing is pending.
 
-        With a `command_id` the same command is carried out once: the second time nothing is stored and the first commit
-        is returned.
+        With a `command_id` the same command is carried out once: the second time nothing is stored and the first answer
+        is given again, the commit or None. With a `request` another one under the same id is refused.
 
         Succeeds when the events are stored, even if they could not be dispatched yet: their outbox row waits.
         """
@@ -340,7 +385,9 @@ class IEventsService(Protocol[A, TId_contra]):
         raise NotImplementedError
 
     @abstractmethod
-    async def find_command(self, id: TId_contra, command_id: str) -> Commit[Any] | None:
+    async def find_command(
+        self, id: TId_contra, command_id: str, *, request: IRequest | None = None
+    ) -> HandledCommand | None:
         """See `IEventsRepository.find_command`."""
         raise NotImplementedError
 
@@ -352,22 +399,25 @@ class IEventsService(Protocol[A, TId_contra]):
         *,
         timeout: float = 10.0,  # noqa: ASYNC109 - no attempt is cut off
         command_id: str | None = None,
+        request: IRequest | None = None,
     ) -> A:
         """Load, change, persist; after a conflict load and decide again, until `timeout` seconds have passed.
 
-        With a `command_id` that was carried out before, nothing is stored, and the aggregate is returned as that
-        command left it, to look at.
+        With a `command_id` that was answered before, nothing is stored, and the aggregate is returned as that command
+        left it, to look at.
         """
         raise NotImplementedError
 
 
 __all__ = [
+    "HandledCommand",
     "ICommitStore",
     "IEventProducer",
     "IEventsRepository",
     "IEventsService",
     "IOutbox",
     "IOutboxStore",
+    "IRequest",
     "IStreamSource",
     "Lease",
     "OutboxRow",

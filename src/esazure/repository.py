@@ -35,6 +35,7 @@ from esazure.errors import (
     AggregateNotFoundError,
     AppendOutcomeUnknownError,
     CommandHandledError,
+    CommandReusedError,
     ConcurrencyError,
     CorruptStreamError,
     EsAzureError,
@@ -42,7 +43,7 @@ from esazure.errors import (
     StoreMismatchError,
     UnusableAggregateError,
 )
-from esazure.events import Commit, CommitRecord, decode_metadata, decode_time
+from esazure.events import CommandRecord, Commit, CommitRecord, decode_metadata, decode_time
 from esazure.inline import InlineViewReader, inline_views
 from esazure.keys import (
     MAX_VERSION,
@@ -52,7 +53,7 @@ from esazure.keys import (
 )
 from esazure.limits import MAX_INLINE_VIEWS, check_limits
 from esazure.outbox import StreamOutbox
-from esazure.ports import ICommitStore, IEventsRepository, IOutbox
+from esazure.ports import HandledCommand, ICommitStore, IEventsRepository, IOutbox, IRequest
 from esazure.snapshots import SnapshotCodec, snapshots_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
@@ -180,13 +181,15 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         aggregate: A,
         *,
         command_id: str | None = None,
+        request: IRequest | None = None,
         before_io: Callable[[Commit[Any]], None] | None = None,
         publishing: bool = False,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit. See `IEventsRepository.append`."""
-        commit = self._commit_to_send(aggregate, command_id)
+        digest = _digest(command_id, request)
+        commit = self._commit_to_send(aggregate, command_id, digest)
         if commit is None:
-            return None
+            return None if command_id is None else await self._remember(aggregate, command_id, digest)
         leaves_row = publishing if self._leaves_row is None else self._leaves_row
         if not leaves_row and self._leaves_row is None and isinstance(self._store, CommitStore):
             self._store.note_no_row(self._class)
@@ -199,11 +202,11 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         try:
             await self._store.insert(commit.record, outbox=leaves_row, views=views)
         except CommandHandledError as error:
+            # Nothing was stored: under another command this copy may still be.
             state.in_doubt = None
-            if error.first_version is None:  # nothing was stored: under another command this copy may still be
+            if error.first_version is None and error.answered_at is None:
                 raise
-            state.unusable = "its command was carried out before; load it again"
-            handled = error.first_version
+            handled = error
         except BaseException as error:
             self._note_failure(aggregate, commit, error, publishing=publishing)
             raise
@@ -212,14 +215,40 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             return commit
         finally:
             state.persisting = False
-        return await self._commit_at(commit.stream, handled)
+        _check_request(commit.stream, handled, commit.record.request)
+        return await self._earlier_answer(aggregate, handled)
 
-    async def find_command(self, id: TId, command_id: str) -> Commit[Any] | None:
+    async def _remember(self, aggregate: A, command_id: str, digest: str | None) -> Commit[Any] | None:
+        """Note that there was nothing to store for a command, or give its earlier answer."""
+        state, stream = state_of(aggregate), stream_of(aggregate)
+        command_key(command_id)
+        state.persisting = True
+        try:
+            found = await self._store.remember_command(stream, command_id, version=state.stored_version, request=digest)
+        finally:
+            state.persisting = False
+        _check_request(stream, found, digest)
+        # A twin that was answered at the same version had the same answer.
+        return None if found.answered_at == state.stored_version else await self._earlier_answer(aggregate, found)
+
+    async def _earlier_answer(self, aggregate: A, handled: CommandRecord | CommandHandledError) -> Commit[Any] | None:
+        state_of(aggregate).unusable = "its command was carried out before; load it again"
+        first_version = handled.first_version
+        return None if first_version is None else await self._commit_at(stream_of(aggregate), first_version)
+
+    async def find_command(self, id: TId, command_id: str, *, request: IRequest | None = None) -> HandledCommand | None:
         """See `IEventsRepository.find_command`."""
         command_key(command_id)
+        digest = _digest(command_id, request)
         stream = stream_name(self._class.aggregate_type, id_text(id))
-        first_version = await self._store.find_command(stream, command_id)
-        return None if first_version is None else await self._commit_at(stream, first_version)
+        found = await self._store.find_command(stream, command_id)
+        if found is None:
+            return None
+        _check_request(stream, found, digest)
+        if found.first_version is None:
+            return HandledCommand(found.answered_at or 0, None)
+        commit = await self._commit_at(stream, found.first_version)
+        return HandledCommand(commit.last_version, commit)
 
     def view(self, function: Callable[[A], V]) -> InlineViewReader[A, V, TId]:
         """An inline view of this repository, for reading.
@@ -275,12 +304,12 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
                 return aggregate
         return await self._load(id, to, None)
 
-    def _commit_to_send(self, aggregate: A, command_id: str | None) -> Commit[Any] | None:
+    def _commit_to_send(self, aggregate: A, command_id: str | None, digest: str | None) -> Commit[Any] | None:
         if type(aggregate) is not self._class:  # a subclass has another name, and so another stream
             raise TypeError(f"this repository stores {self._class.__name__}, not {type(aggregate).__name__}")
         state = state_of(aggregate)
         check_persistable(aggregate)
-        if not state.pending:
+        if not state.pending and command_id is None:
             return None
         if state.read_only:
             raise ReadOnlyAggregateError(
@@ -293,14 +322,18 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
                 f"{stream_of(aggregate)} belongs to the store {home}, and this one is {self._store.store_id}: "
                 "persist it where it was loaded or first persisted, or load it from this store"
             )
+        if not state.pending:
+            return None
         if state.in_doubt is None:
-            return self._new_commit(aggregate, command_id)
+            return self._new_commit(aggregate, command_id, digest)
         # It may be stored under its own command already, so under another one it could be stored twice.
         if command_id not in (None, state.in_doubt.command_id):
             raise UnusableAggregateError(
                 f"{stream_of(aggregate)} cannot be persisted with this command id: it is unknown whether its last "
                 "commit, of another command, was stored; persist it again without the id first, or load it again"
             )
+        if digest is not None and state.in_doubt.record.request not in (None, digest):
+            raise CommandReusedError(stream_of(aggregate))
         return state.in_doubt
 
     def _note_failure(self, aggregate: A, commit: Commit[Any], error: BaseException, *, publishing: bool) -> None:
@@ -333,7 +366,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             )
         return self._commit_of(records[0])
 
-    def _new_commit(self, aggregate: A, command_id: str | None) -> Commit[Any]:
+    def _new_commit(self, aggregate: A, command_id: str | None, digest: str | None) -> Commit[Any]:
         state = state_of(aggregate)
         aggregate_id = id_text(aggregate.id)
         stream = stream_name(aggregate.aggregate_type, aggregate_id)
@@ -356,6 +389,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             metadata=metadata_json,
             payload=payload,
             command_id=command_id,
+            request=digest,
             snapshot=None if self._snapshots is None else self._snapshots.take(aggregate, payload),
             after=state.head,
         )
@@ -382,3 +416,18 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             decode_metadata(record),
             recorded,
         )
+
+
+def _digest(command_id: str | None, request: IRequest | None) -> str | None:
+    if request is None:
+        return None
+    if command_id is None:
+        raise ValueError("a request is told from others under the same command_id: give that, too")
+    command_key(command_id)
+    return request.digest(command_id)
+
+
+def _check_request(stream: str, handled: CommandRecord | CommandHandledError, digest: str | None) -> None:
+    """Refuse a command id that was used for another request, as far as both are known."""
+    if digest is not None and handled.request not in (None, digest):
+        raise CommandReusedError(stream)

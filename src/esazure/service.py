@@ -13,11 +13,11 @@ from weakref import WeakValueDictionary
 
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, id_text
+from esazure.aggregate import AggregateRoot, TId, id_text, state_of
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
 from esazure.events import Commit
 from esazure.keys import command_key
-from esazure.ports import IEventProducer, IEventsRepository, IEventsService, IOutbox
+from esazure.ports import HandledCommand, IEventProducer, IEventsRepository, IEventsService, IOutbox, IRequest
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: it costs 20 ms, and `import esazure` should cost next to nothing
@@ -48,11 +48,15 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         self.undispatched = 0
         """How many times `persist` stored a commit and could not dispatch it."""
 
-    async def persist(self, aggregate: A, *, command_id: str | None = None) -> Commit[Any] | None:
+    async def persist(
+        self, aggregate: A, *, command_id: str | None = None, request: IRequest | None = None
+    ) -> Commit[Any] | None:
         """Append the pending events as one commit, then publish what the stream still owes, in order.
 
         With a `command_id`, 1 to 256 characters chosen by whoever sends the command, it is carried out once for each
-        stream: the second time nothing is stored, the first commit is returned, and this copy cannot be used any more.
+        stream: the second time nothing is stored, the first answer is given again (the commit, or None when it had
+        nothing to store), and this copy cannot be used any more. With a `request`, such as the `Command` itself, a hash
+        of it is stored beside the id, and the same id with another request is refused.
 
         Returns the commit, or None when nothing is pending. When the append succeeds and the dispatch does not, this
         returns all the same: the events are durable, their outbox row waits, and a warning and `undispatched` say so.
@@ -64,6 +68,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             RefusedError: over a limit, not storable or never publishable; nothing was sent.
             StoreError: the store refused; nothing was stored.
             CommandHandledError: the command was given up for good (see `UniqueValues`); this copy is as it was.
+            CommandReusedError: the command id was used for another request; this copy is as it was.
             DispatchError: stored but not dispatched, and the repository keeps no outbox.
         """
         made: Commit[Any] | None = None
@@ -86,7 +91,11 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
 
         try:
             commit = await self._repository.append(
-                aggregate, command_id=command_id, before_io=before_io, publishing=producer is not None
+                aggregate,
+                command_id=command_id,
+                request=request,
+                before_io=before_io,
+                publishing=producer is not None,
             )
         except BaseException as error:
             if behind is not None:
@@ -101,9 +110,9 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             await self._dispatch(commit, producer, outbox, behind)
         return commit
 
-    async def find_command(self, id: TId, command_id: str) -> Commit[Any] | None:
+    async def find_command(self, id: TId, command_id: str, *, request: IRequest | None = None) -> HandledCommand | None:
         """See `IEventsRepository.find_command`."""
-        return await self._repository.find_command(id, command_id)
+        return await self._repository.find_command(id, command_id, request=request)
 
     async def rehydrate(self, id: TId, *, version: int | None = None) -> A:
         """Load and rebuild. See `IEventsRepository.rehydrate`."""
@@ -116,6 +125,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         *,
         timeout: float = PATIENCE,  # noqa: ASYNC109 - no attempt is cut off
         command_id: str | None = None,
+        request: IRequest | None = None,
     ) -> A:
         """Load, change, persist; after a conflict load and decide again, until `timeout` seconds have passed.
 
@@ -124,12 +134,14 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         there is always one.
 
         `change` is called with a fresh copy each time and must not do I/O. Returns the aggregate as stored. When the
-        command of this `command_id` was carried out before, nothing is stored, what `change` did or raised is dropped,
-        and the aggregate is returned as that command left it, to look at: the same answer however often one asks.
+        command of this `command_id` was answered before, also when there was nothing to store for it, nothing is
+        stored, what `change` did or raised is dropped, and the aggregate is returned as that command left it, to look
+        at: the same answer however often one asks. What `change` raises is no answer: it is decided anew next time.
 
         Raises:
             ConcurrencyError: every attempt met another writer, the last one after the time.
             ValueError: `timeout` below 0, or a command id that is not 1 to 256 characters.
+            CommandReusedError: the command id was used for another `request`.
             TypeError: `change` is asynchronous.
             Exception: whatever `rehydrate`, `persist` or `change` raises.
         """
@@ -145,7 +157,7 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
             while True:
                 began = loop.time()
                 try:
-                    return await self._update_once(id, change, command_id)
+                    return await self._update_once(id, change, command_id, request)
                 except ConcurrencyError:
                     if loop.time() >= deadline:
                         raise
@@ -172,29 +184,40 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         finally:
             queue.release()
 
-    async def _update_once(self, id: TId, change: Callable[[A], object], command_id: str | None) -> A:
+    async def _update_once(
+        self, id: TId, change: Callable[[A], object], command_id: str | None, request: IRequest | None
+    ) -> A:
         aggregate = await self._repository.rehydrate(id)
         try:
             outcome = change(aggregate)
         except Exception:
             # A command that was carried out before may well be impossible now: the money is gone already.
-            if (earlier := await self._as_left_by(id, command_id)) is not None:
-                return earlier
-            raise
+            if command_id is None:
+                raise
+            handled = await self._repository.find_command(id, command_id, request=request)
+            if handled is None:
+                raise
+            return await self._as_of(aggregate, handled.version)
         if isawaitable(outcome):
             close = getattr(outcome, "close", None)
             if close is not None:
                 close()
             raise TypeError("update takes a plain function: do I/O before it, and decide inside it")
-        commit = await self.persist(aggregate, command_id=command_id)
-        if commit is None:
-            return await self._as_left_by(id, command_id) or aggregate
-        return await self._repository.rehydrate(id, version=commit.last_version) if aggregate.pending else aggregate
+        commit = await self.persist(aggregate, command_id=command_id, request=request)
+        if command_id is None or state_of(aggregate).unusable is None:
+            return aggregate
+        if commit is not None:
+            return await self._as_of(aggregate, commit.last_version)
+        handled = await self._repository.find_command(id, command_id)
+        return aggregate if handled is None else await self._as_of(aggregate, handled.version)
 
-    async def _as_left_by(self, id: TId, command_id: str | None) -> A | None:
-        if command_id is None or (commit := await self._repository.find_command(id, command_id)) is None:
-            return None
-        return await self._repository.rehydrate(id, version=commit.last_version)
+    async def _as_of(self, aggregate: A, version: int) -> A:
+        """The aggregate as an earlier command left it, to look at."""
+        if version:
+            return await self._repository.rehydrate(aggregate.id, version=version)
+        unstored = type(aggregate)(aggregate.id)
+        state_of(unstored).read_only = True
+        return unstored
 
     async def _dispatch(
         self,

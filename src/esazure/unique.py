@@ -44,7 +44,7 @@ from esazure.errors import (
 )
 from esazure.events import Commit
 from esazure.keys import MAX_UNIQUE_VALUE, command_key, split_stream_name
-from esazure.ports import ICommitStore, IEventsService
+from esazure.ports import ICommitStore, IEventsService, IRequest
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
@@ -121,6 +121,7 @@ class UniqueValues:
         value: str,
         *,
         command_id: str | None = None,
+        request: IRequest | None = None,
         instead_of: str | None = None,
     ) -> Commit[Any] | None:
         """Persist an aggregate which has this value from now on: both or neither.
@@ -144,17 +145,17 @@ class UniqueValues:
         key = self._key(value)
         old_key = None if instead_of is None or instead_of == value else self._key(instead_of)
         if not aggregate.pending:
-            return await service.persist(aggregate, command_id=command_id)
+            return await service.persist(aggregate, command_id=command_id, request=request)
         chosen = command_id
         if chosen is None:
             in_doubt = state_of(aggregate).in_doubt  # it can only be sent as it is, under the command id it has
             chosen = in_doubt.command_id if in_doubt is not None else None
         try:
-            return await self._persist(service, aggregate, key, old_key, chosen)
+            return await self._persist(service, aggregate, key, old_key, chosen, request)
         except CommandHandledError:
             if command_id is not None:
                 raise
-        return await self._persist(service, aggregate, key, old_key, None)
+        return await self._persist(service, aggregate, key, old_key, None, request)
 
     async def reserve(self, value: str, holder: AggregateRoot[Any, Any] | str, command_id: str) -> Reservation:
         """The first step of `persist`: reserve a value for an aggregate, or for a stream by its name.
@@ -236,10 +237,17 @@ class UniqueValues:
             return held.stream
         if held.command_id is None or not held.asked:
             return None
-        return None if await self._store.find_command(held.stream, held.command_id) is None else held.stream
+        handled = await self._store.find_command(held.stream, held.command_id)
+        return None if handled is None or handled.first_version is None else held.stream
 
     async def _persist(
-        self, service: IEventsService[A, Any], aggregate: A, key: str, old_key: str | None, command_id: str | None
+        self,
+        service: IEventsService[A, Any],
+        aggregate: A,
+        key: str,
+        old_key: str | None,
+        command_id: str | None,
+        request: IRequest | None,
     ) -> Commit[Any] | None:
         is_new_command = command_id is None
         if command_id is None:
@@ -247,14 +255,14 @@ class UniqueValues:
         try:
             reservation = await self._reserve(key, stream_of(aggregate), command_id, is_new_command=is_new_command)
         except ValueTakenError:
-            # A command that was carried out before gets the same answer, even if its value is somebody else's by now.
-            if await service.find_command(aggregate.id, command_id) is None:
+            # A command that was answered before gets the same answer, even if its value is somebody else's by now.
+            if await service.find_command(aggregate.id, command_id, request=request) is None:
                 raise
-            return await service.persist(aggregate, command_id=command_id)
+            return await service.persist(aggregate, command_id=command_id, request=request)
         try:
-            commit = await service.persist(aggregate, command_id=command_id)
+            commit = await service.persist(aggregate, command_id=command_id, request=request)
         except AppendOutcomeUnknownError as error:
-            error.retry = lambda: self._persist(service, aggregate, key, old_key, command_id)
+            error.retry = lambda: self._persist(service, aggregate, key, old_key, command_id, request)
             raise
         except _NOT_STORED:
             await self._without_fail(self.abandon(reservation), reservation.stream)
@@ -355,9 +363,10 @@ class UniqueValues:
 
     async def _forbid(self, stream: str, command_id: str) -> int:
         """The version the stream reached with this command; 0 when it was not stored, and never will be."""
-        first = await self._store.find_command(stream, command_id, forbid=True)
-        if first is None:
+        handled = await self._store.find_command(stream, command_id, forbid=True)
+        if handled is None or handled.first_version is None:
             return 0
+        first = handled.first_version
         # What an aggregate has, it has after the last event of a commit, and not in the middle.
         records = await self._store.read(stream, from_version=first, to_version=first)
         if not records:

@@ -254,11 +254,12 @@ async def repeated_letters(store: TableStore, letters: Sequence[str]) -> int:
             account_id = UUID(split_stream_name(records[0].stream)[1])
             for record in records:
                 assert record.command_id is not None
-                commit = await repository.find_command(account_id, record.command_id)
-                assert commit is not None
+                handled = await repository.find_command(account_id, record.command_id)
+                assert handled is not None
+                assert handled.commit is not None
                 due |= {
                     str(notification_id(envelope, "opened" if envelope.version == 1 else "transaction"))
-                    for envelope in commit.events
+                    for envelope in handled.commit.events
                 }
     assert sent.keys() == due
     return sum(sent.values()) - len(sent)

@@ -36,7 +36,12 @@ class TestSqliteStore(CommitStoreConformance):
         return SqliteStore(store._path)
 
     async def fill(self, store: SqliteStore, records: Sequence[CommitRecord]) -> None:
-        columns = "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot"
-        rows = [astuple(record)[:9] for record in records]
+        columns = (
+            "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, request, snapshot"
+        )
+        rows = [astuple(record)[:10] for record in records]
         with closing(sqlite3.connect(store._path)) as db, db:
-            db.executemany(f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608 - constants
+            db.executemany(
+                f"INSERT INTO commits ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
+                rows,
+            )

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from esazure import EventsService, StoreUnavailableError
 from esazure import service as service_module
 from esazure.errors import CommandHandledError
-from esazure.events import CommitRecord
+from esazure.events import CommandRecord, CommitRecord
 from esazure.memory import InMemoryStore
 from esazure.ports import ViewRecord
 from esazure.sqlite import SqliteStore
@@ -59,10 +59,10 @@ async def pay(world: World) -> None:
 
 async def forbid(world: World) -> None:
     """Whoever comes first: either it is paid, or it never will be."""
-    first_version = await world.store.find_command(STREAM, "pay-1", forbid=True)
+    found = await world.store.find_command(STREAM, "pay-1", forbid=True)
     with suppress(CommandHandledError):
         await world.store.insert(commit_of(STREAM, 2, "paid", command_id="pay-1"), outbox=True)
-        assert first_version == 2
+        assert found == CommandRecord(2)
 
 
 async def count_up(world: World) -> None:
@@ -219,7 +219,7 @@ class ForgetsCommands(InMemoryStore):
 
 
 class ForgetsWhatIsForbidden(InMemoryStore):
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         return await super().find_command(stream, command_id)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.sqlite.support import MARKER, STREAM, assert_silent, change, commit, locked, on_writer
 
 from esazure.errors import CommandHandledError, CorruptStreamError, StoreError, StoreUnavailableError
+from esazure.events import CommandRecord
 from esazure.ports import ViewRecord
 from esazure.sqlite import SqliteStore
 
@@ -24,6 +25,7 @@ WRITES: dict[str, Call] = {
     "delete_document": lambda store: store.delete_document("words", MARKER, seen="tag"),
     "clear_documents": lambda store: store.clear_documents("words"),
     "find_command": lambda store: store.find_command(STREAM, MARKER, forbid=True),
+    "remember_command": lambda store: store.remember_command(STREAM, f"{MARKER}-2", version=1),
 }
 
 
@@ -112,7 +114,7 @@ class TestLocks:
             assert found is not None
             assert (found.text, found.tag) == ("1", tag)
             assert len((await store.list_documents("words")).documents) == 1
-            assert await store.find_command(STREAM, "pay-1") == 1
+            assert await store.find_command(STREAM, "pay-1") == CommandRecord(1)
             assert await store.read_view(STREAM, "card") is not None
             assert [records[0].stream async for records in store.scan("0", "Diary")] == [STREAM]
         assert len((await store.list_documents("words")).documents) == 1
@@ -126,7 +128,7 @@ class TestLocks:
                 answer, found = await asyncio.gather(insert, forbid, return_exceptions=True)
                 if answer is None:
                     stored += 1
-                    assert found == stored
+                    assert found == CommandRecord(stored)
                 else:
                     assert isinstance(answer, CommandHandledError)
                     assert found is None
@@ -211,9 +213,10 @@ class TestScanning:
     async def test_between_batches_a_load_is_answered(self, store: SqliteStore, file: Path) -> None:
         with closing(sqlite3.connect(file)) as db, db:
             rows = [
-                (f"Diary.{each}", 1, 1, "c", "2026-01-02T03:04:05+00:00", None, "{}", None, "x") for each in range(500)
+                (f"Diary.{each}", 1, 1, "c", "2026-01-02T03:04:05+00:00", None, None, "{}", None, "x")
+                for each in range(500)
             ]
-            db.executemany("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         found = 0
         async for _ in store.scan("0", "Diary"):
             found += 1

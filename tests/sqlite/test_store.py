@@ -623,7 +623,7 @@ class TestDamage:
         change(
             file,
             "INSERT INTO commits WITH RECURSIVE pairs (first) AS (SELECT 1 UNION ALL SELECT first + 2 FROM pairs"
-            " WHERE first < ?2) SELECT ?1, first, 2, 'x', '', NULL, '', NULL, '' FROM pairs",
+            " WHERE first < ?2) SELECT ?1, first, 2, 'x', '', NULL, NULL, '', NULL, '' FROM pairs",
             STREAM,
             2 * PAGE,
         )
@@ -644,9 +644,9 @@ class TestDamage:
         change(
             file,
             "CREATE TABLE commits "
-            "(stream, first_version, count, commit_id, occurred_at, command_id, metadata, snapshot, payload)",
+            "(stream, first_version, count, commit_id, occurred_at, command_id, request, metadata, snapshot, payload)",
         )
-        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', NULL, '{}', NULL, '')", STREAM)
+        change(file, "INSERT INTO commits VALUES (?, 1, 1, NULL, '', NULL, NULL, '{}', NULL, '')", STREAM)
         with pytest.raises(CorruptStreamError, match="after version 0"):
             await store.read(STREAM)
 

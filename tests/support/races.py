@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from esazure.documents import Document
 from esazure.errors import AppendOutcomeUnknownError, StoreUnavailableError
-from esazure.events import CommitRecord
+from esazure.events import CommandRecord, CommitRecord
 from esazure.memory import InMemoryStore
 from esazure.ports import ViewRecord
 
@@ -55,9 +55,17 @@ class RacyStore(InMemoryStore):
         inner = super()
         return await self._plain("read", lambda: inner.read(stream, from_version=from_version, to_version=to_version))
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         inner = super()
         return await self._plain("find_command", lambda: inner.find_command(stream, command_id, forbid=forbid))
+
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        inner = super()
+        return await self._plain(
+            "remember_command", lambda: inner.remember_command(stream, command_id, version=version, request=request)
+        )
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         inner = super()

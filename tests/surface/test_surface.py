@@ -33,8 +33,8 @@ PUBLIC = {
     "esazure.inprocess": "InProcessSubscription",
     "esazure.memory": "InMemoryEventProducer InMemoryEventsRepository InMemoryStore",
     "esazure.ports": """
-        ICommitStore IEventProducer IEventsRepository IEventsService IOutbox IOutboxStore IStreamSource Lease OutboxRow
-        Swept ViewRecord
+        HandledCommand ICommitStore IEventProducer IEventsRepository IEventsService IOutbox IOutboxStore IRequest
+        IStreamSource Lease OutboxRow Swept ViewRecord
     """,
     "esazure.progress": "progress_bar",
     "esazure.projection": "Projection",

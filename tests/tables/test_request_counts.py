@@ -16,6 +16,7 @@ from tests.tables.test_rows import NOISE
 from esazure import Commit, CommitTooLargeError, ConcurrencyError, EventsService
 from esazure.aggregate import stream_of
 from esazure.errors import CommandHandledError
+from esazure.events import CommandRecord
 from esazure.memory import InMemoryEventProducer
 from esazure.ports import ViewRecord
 from esazure.tables import TableStore
@@ -150,13 +151,24 @@ async def test_a_command_is_found_or_forbidden_in_one_request(store: TableStore,
     commit = await store.events(Counter).append(new_counter(), command_id="pay-1")
     assert commit is not None
     proxy.seen.clear()
-    assert await store.find_command(commit.stream, "pay-1") == 1
+    assert await store.find_command(commit.stream, "pay-1") == CommandRecord(1)
     assert await store.find_command(commit.stream, "pay-2") is None
     assert proxy.seen == {"query": 2}
     proxy.seen.clear()
     assert await store.find_command(commit.stream, "pay-2", forbid=True) is None
     assert proxy.seen == {"transaction": 1}
-    assert await store.find_command(commit.stream, "pay-1", forbid=True) == 1
+    assert await store.find_command(commit.stream, "pay-1", forbid=True) == CommandRecord(1)
+    assert proxy.seen == {"transaction": 2, "query": 1}
+
+
+async def test_a_command_that_stored_nothing_is_remembered_in_one_request(store: TableStore, proxy: TableProxy) -> None:
+    service = EventsService(store.events(Counter))
+    counter = new_counter()
+    await service.persist(counter)
+    proxy.seen.clear()
+    await service.persist(counter, command_id="pay-1")
+    assert proxy.seen == {"transaction": 1}
+    await service.persist(counter, command_id="pay-1")
     assert proxy.seen == {"transaction": 2, "query": 1}
 
 

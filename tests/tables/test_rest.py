@@ -550,6 +550,7 @@ CALLS: dict[str, Callable[[TableStore], Any]] = {
     "read": lambda store: store.read("Counter.a"),
     "load": lambda store: anext(store.load("Counter.a")),
     "find_command": lambda store: store.find_command("Counter.a", "c"),
+    "remember_command": lambda store: store.remember_command("Counter.a", "c", version=0),
     "forbid": lambda store: store.find_command("Counter.a", "c", forbid=True),
     "read_view": lambda store: store.read_view("Counter.a", "card"),
     "unpublished": lambda store: store.unpublished("Counter.a", before_version=3),

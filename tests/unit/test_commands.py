@@ -411,6 +411,7 @@ def test_every_error_of_ours_is_either_said_or_a_500() -> None:
         "AggregateNotFoundError",
         "AppendOutcomeUnknownError",
         "CommandHandledError",
+        "CommandReusedError",
         "CommitTooLargeError",
         "ConcurrencyError",
         "InvalidCommandError",

@@ -23,18 +23,27 @@ from esazure import (
     InvalidIdError,
     ReadOnlyAggregateError,
     StoreError,
+    StoreUnavailableError,
     UnusableAggregateError,
 )
-from esazure.errors import CommandHandledError
+from esazure.commands import Command, problem_details
+from esazure.errors import CommandHandledError, CommandReusedError
+from esazure.events import CommandRecord
 from esazure.memory import InMemoryStore
 from esazure.relay import OutboxRelay
 from esazure.sqlite import SqliteStore
 from esazure.store import Store
 from esazure.testing._counter import Counter, counter_with
+from esazure.testing._faulty import FaultyStore
+from esazure.testing._points import Fault, Faults
 from esazure.testing.faults import Kind, World, crash_everywhere
 
 ID = "purse"
 Service = EventsService[Counter, str]
+
+
+class Open(Command):
+    name: str
 
 
 class OverdrawnError(Exception):
@@ -133,7 +142,8 @@ async def test_the_commit_of_a_command_can_be_found(store: Store) -> None:
     await service.update(ID, spend(10), command_id="spend-1")
     found = await service.find_command(ID, "spend-1")
     assert found is not None
-    assert (found.first_version, found.command_id) == (2, "spend-1")
+    assert found.commit is not None
+    assert (found.version, found.commit.first_version, found.commit.command_id) == (2, 2, "spend-1")
     assert await service.find_command(ID, "spend-2") is None
     assert await service.find_command("other", "spend-1") is None
 
@@ -387,9 +397,9 @@ async def test_a_fence_and_a_command_on_its_way_agree_however_they_interleave() 
             store.find_command(f"Counter.{ID}", "open-1", forbid=True),
             return_exceptions=True,
         )
-        assert isinstance(stored, Commit) == (found == 1) == (await commits(store) == 1), f"seed {seed}"
+        assert isinstance(stored, Commit) == (found == CommandRecord(1)) == (await commits(store) == 1), f"seed {seed}"
         outcomes.add(found)
-    assert outcomes == {None, 1}
+    assert outcomes == {None, CommandRecord(1)}
 
 
 # Crashes: the client sends the command again, and the effect is there exactly once.
@@ -463,9 +473,103 @@ async def test_the_same_on_a_file(tmp_path: Path) -> None:
 
 async def test_a_refusal_of_the_store_while_looking_for_the_command_comes_out() -> None:
     class Blind(InMemoryStore):
-        async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+        async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
             raise StoreError("no")
 
     service = await service_with(Blind())
     with pytest.raises(StoreError, match="no"):
         await service.update(ID, spend(1000), command_id="spend-1")
+
+
+@pytest.mark.parametrize("kind", [Kind.LOST_REQUEST, Kind.LOST_ANSWER, Kind.LATE, Kind.TWICE, Kind.SLOW, Kind.REFUSED])
+async def test_a_note_whose_answer_is_lost_is_found_out_by_sending_it_again(kind: Kind) -> None:
+    store, faults = InMemoryStore(), Faults({2: Fault(kind, lands_after=1)})
+    await service_with(store)
+    service = EventsService(FaultyStore(store, faults).events(Counter))
+    if kind in (Kind.TWICE, Kind.SLOW):
+        first = await service.update(ID, lambda _: None, command_id="look-1")
+        assert first.version == 1
+    else:
+        with pytest.raises(StoreUnavailableError):
+            await service.update(ID, lambda _: None, command_id="look-1")
+    assert [point.method for point in faults.points] == ["read", "remember_command"]
+    again = await service.update(ID, lambda _: None, command_id="look-1")
+    assert again.version == 1
+    await service.update(ID, spend(10))
+    assert (await service.update(ID, spend(10), command_id="look-1")).version == 1
+    await faults.settle()
+    assert await commits(store) == 2
+
+
+async def test_nothing_is_recorded_on_a_copy_whose_note_is_under_way() -> None:
+    store = RacyStore(0)
+    service = await service_with(store)
+    purse = await service.rehydrate(ID)
+    errors: list[UnusableAggregateError] = []
+
+    async def meanwhile() -> None:
+        try:
+            purse.increment(-10)
+        except UnusableAggregateError as error:
+            errors.append(error)
+
+    await asyncio.gather(service.persist(purse, command_id="look-1"), meanwhile())
+    assert len(errors) == 1
+    purse.increment(-10)
+    await service.persist(purse)
+    assert await commits(store) == 2
+
+
+async def test_a_command_given_up_is_not_answered_with_nothing_either(store: Store) -> None:
+    service = await service_with(store)
+    await store.find_command(f"Counter.{ID}", "look-1", forbid=True)
+    purse = await service.rehydrate(ID)
+    for _ in range(2):
+        with pytest.raises(CommandHandledError, match="send it again as a new command"):
+            await service.persist(purse, command_id="look-1")
+    purse.increment(-10)
+    await service.persist(purse, command_id="spend-1")
+
+
+async def test_of_twins_that_race_one_with_something_to_store_and_one_without_one_is_the_answer() -> None:
+    outcomes: set[object] = set()
+    for seed in range(60):
+        store = RacyStore(seed)
+        service = await service_with(store)
+        twin = EventsService(store.events(Counter))  # of another process: those of one service take turns
+        one, other = await asyncio.gather(
+            service.update(ID, spend(10), command_id="pay-1"), twin.update(ID, lambda _: None, command_id="pay-1")
+        )
+        handled = await service.find_command(ID, "pay-1")
+        assert handled is not None
+        assert one.version == other.version == handled.version == await commits(store), f"seed {seed}"
+        assert one.total == other.total
+        outcomes.add(handled.version)
+    assert outcomes == {1, 2}
+
+
+async def test_a_retry_asks_for_what_the_first_attempt_asked_for() -> None:
+    store, faults = InMemoryStore(), Faults({1: Fault(Kind.LATE, lands_after=None)})
+    service = EventsService(FaultyStore(store, faults).events(Counter))
+    counter = counter_with("a", id=ID)
+    with pytest.raises(AppendOutcomeUnknownError) as caught:
+        await service.persist(counter, command_id="open-1", request=Open(name="a"))
+    with pytest.raises(CommandReusedError):
+        await service.persist(counter, command_id="open-1", request=Open(name="b"))
+    twin = counter_with("b", id=ID)
+    await EventsService(store.events(Counter)).persist(twin, command_id="open-1", request=Open(name="b"))
+    with pytest.raises(CommandReusedError):
+        await caught.value.retry()
+    assert (await service.rehydrate(ID)).notes == ["b"]
+
+
+async def test_a_command_is_told_from_another_of_the_same_id(store: Store) -> None:
+    service = await service_with(store)
+    first = await service.update(ID, spend(10), command_id="pay-1", request=Open(name="a"))
+    again = await service.update(ID, spend(10), command_id="pay-1", request=Open.parse('{"name": "a"}'))
+    assert (again.version, again.total) == (first.version, first.total)
+    with pytest.raises(CommandReusedError, match="choose a new one") as caught:
+        await service.update(ID, spend(10), command_id="pay-1", request=Open(name="payload-marker"))
+    assert "payload-marker" not in str(caught.value)
+    problem = problem_details(caught.value)
+    assert (problem["status"], problem["type"]) == (422, "urn:esazure:problem:command-reused")

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import product
 from uuid import uuid4
 
 from esazure.errors import (
     AppendOutcomeUnknownError,
-    CommandHandledError,
     ConcurrencyError,
     CorruptStreamError,
     StoreUnavailableError,
 )
-from esazure.events import CommitRecord
+from esazure.events import CommandRecord, CommitRecord
 from esazure.keys import MAX_VERSION, encode_part
 from esazure.ports import ViewRecord
 from esazure.sqlite.transactions import fetch, transaction, without_fsync
@@ -25,14 +25,14 @@ PAGE = 1_000
 """Commits that are loaded at a time."""
 
 SELECT = (
-    "SELECT first_version, count, commit_id, occurred_at, metadata, payload, command_id,"
+    "SELECT first_version, count, commit_id, occurred_at, metadata, payload, command_id, request,"
     # A snapshot is never trusted: what is no text is none.
     " CASE typeof(snapshot) WHEN 'text' THEN snapshot END FROM"
 )
 """What `records` understands."""
 
-_MAYBE = (str, type(None))
-_KINDS = {(int, int, str, str, str, str, command, snapshot) for command in _MAYBE for snapshot in _MAYBE}
+_MAYBE: tuple[type, type] = (str, type(None))
+_KINDS = {(int, int, str, str, str, str, *maybe) for maybe in product(_MAYBE, repeat=3)}
 _FIRST = "coalesce((SELECT max(first_version) FROM commits WHERE stream = ? AND first_version <= ?), 0)"
 _READ = f"{SELECT} commits WHERE stream = ? AND first_version >= {_FIRST} ORDER BY first_version"
 _READ_TO = (
@@ -48,7 +48,13 @@ _SNAPSHOT = """
         ORDER BY first_version DESC LIMIT :within)
     WHERE first_version + count - 1 <= :last AND substr(snapshot, 1, length(:tag)) = :tag
     ORDER BY first_version DESC LIMIT 1"""
-_COMMAND = "SELECT first_version FROM commits WHERE stream = ? AND command_id = ?"
+_COMMAND = """
+    SELECT first_version, NULL, request FROM commits WHERE stream = ? AND command_id = ?
+    UNION ALL SELECT NULL, answered_at, request FROM commands WHERE stream = ? AND command_id = ?"""
+_COMMAND_KINDS: set[tuple[type, ...]] = {
+    *((int, type(None), request) for request in _MAYBE),
+    *((type(None), answered_at, request) for answered_at in (int, type(None)) for request in _MAYBE),
+}
 _VIEW = """
     SELECT shape, version, text, tag, coalesce((
         SELECT first_version + count - 1 FROM commits WHERE stream = ? ORDER BY first_version DESC LIMIT 1), 0)
@@ -77,12 +83,15 @@ def insert(db: sqlite3.Connection, record: CommitRecord, *, outbox: bool, views:
             if stored == (record.commit_id,):
                 return
         if record.command_id is not None:
-            _check_command(db, record.stream, record.command_id)
+            handled = _find_command(db, record.stream, record.command_id)
+            if handled is not None:
+                raise handled.as_error(record.stream)
         if not follows:
             raise ConcurrencyError(record.stream, expected=record.expected_version, actual=version)
-        values = record.count, record.commit_id, record.occurred_at, record.command_id, record.metadata
+        values = record.count, record.commit_id, record.occurred_at, record.command_id, record.request, record.metadata
         db.execute(
-            "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*key, *values, record.snapshot, record.payload)
+            "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*key, *values, record.snapshot, record.payload),
         )
         if outbox:
             db.execute("INSERT INTO outbox VALUES (?, ?, julianday('now'))", key)
@@ -100,30 +109,45 @@ def _head(db: sqlite3.Connection, stream: str) -> tuple[int, object]:
     return first_version + count - 1, commit_id
 
 
-def _check_command(db: sqlite3.Connection, stream: str, command_id: str) -> None:
-    first_version = find_command(db, stream, command_id)
-    forbidden = "SELECT 1 FROM forbidden WHERE stream = ? AND command_id = ?"
-    if first_version is not None or db.execute(forbidden, (stream, command_id)).fetchone() is not None:
-        raise CommandHandledError(stream, first_version)
+def find_command(db: sqlite3.Connection, stream: str, command_id: str) -> CommandRecord | None:
+    """What became of a command; None also when it is forbidden."""
+    found = _find_command(db, stream, command_id)
+    return None if found is None or found.is_forbidden else found
 
 
-def find_command(db: sqlite3.Connection, stream: str, command_id: str) -> int | None:
-    """Where the commit of a command begins."""
-    for (first_version,) in fetch(
-        db, _COMMAND, (stream, command_id), {(int,)}, lambda _: f"{stream}: the row of a command is damaged"
-    ):
-        return int(first_version)
-    return None
+def forbid_command(db: sqlite3.Connection, stream: str, command_id: str) -> CommandRecord | None:
+    """The same; and when it was not answered, it never will be."""
+    found = _settle_command(db, stream, command_id, CommandRecord())
+    return None if found.is_forbidden else found
 
 
-def forbid_command(db: sqlite3.Connection, stream: str, command_id: str) -> int | None:
-    """The same; and when there is none, no commit will ever get in with it."""
-    in_doubt = StoreUnavailableError(f"{stream}: it is unknown whether a command was forbidden: ask again")
+def remember_command(
+    db: sqlite3.Connection, stream: str, command_id: str, version: int, request: str | None
+) -> CommandRecord:
+    """There was nothing to store for it, unless something is known of it."""
+    found = _settle_command(db, stream, command_id, CommandRecord(answered_at=version, request=request))
+    if found.is_forbidden:
+        raise found.as_error(stream)
+    return found
+
+
+def _settle_command(db: sqlite3.Connection, stream: str, command_id: str, wanted: CommandRecord) -> CommandRecord:
+    in_doubt = StoreUnavailableError(f"{stream}: it is unknown whether a command was answered: ask again")
     with transaction(db, in_doubt=in_doubt):
-        first_version = find_command(db, stream, command_id)
-        if first_version is None:
-            db.execute("INSERT OR IGNORE INTO forbidden VALUES (?, ?)", (stream, command_id))
-    return first_version
+        found = _find_command(db, stream, command_id)
+        if found is None:
+            row = stream, command_id, wanted.answered_at, wanted.request
+            db.execute("INSERT INTO commands VALUES (?, ?, ?, ?)", row)
+    return found or wanted
+
+
+def _find_command(db: sqlite3.Connection, stream: str, command_id: str) -> CommandRecord | None:
+    key = stream, command_id
+    for row in fetch(
+        db, _COMMAND, (*key, *key), _COMMAND_KINDS, lambda _: f"{stream}: the row of a command is damaged"
+    ):
+        return CommandRecord(*row)
+    return None
 
 
 def read(db: sqlite3.Connection, stream: str, from_version: int, to_version: int | None) -> list[CommitRecord]:
@@ -152,8 +176,10 @@ def records(
         return f"{stream}: the row after version {rows[-1][0] + rows[-1][1] - 1 if rows else before} is damaged"
 
     return [
-        CommitRecord(stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot)
-        for first_version, count, commit_id, occurred_at, metadata, payload, command_id, snapshot in fetch(
+        CommitRecord(
+            stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, request, snapshot
+        )
+        for first_version, count, commit_id, occurred_at, metadata, payload, command_id, request, snapshot in fetch(
             db, query, parameters, _KINDS, damaged
         )
     ]

@@ -19,10 +19,13 @@ _SCHEMA = (
     # The payload is last, so that finding a stream's version does not read the pages it fills.
     """CREATE TABLE commits (
         stream TEXT, first_version INTEGER, count INTEGER NOT NULL, commit_id TEXT NOT NULL, occurred_at TEXT NOT NULL,
-        command_id TEXT, metadata TEXT NOT NULL, snapshot TEXT, payload TEXT NOT NULL,
+        command_id TEXT, request TEXT, metadata TEXT NOT NULL, snapshot TEXT, payload TEXT NOT NULL,
         PRIMARY KEY (stream, first_version)) WITHOUT ROWID""",
-    "CREATE UNIQUE INDEX commands ON commits (stream, command_id) WHERE command_id IS NOT NULL",
-    "CREATE TABLE forbidden (stream TEXT, command_id TEXT, PRIMARY KEY (stream, command_id)) WITHOUT ROWID",
+    "CREATE UNIQUE INDEX commands_with_commit ON commits (stream, command_id) WHERE command_id IS NOT NULL",
+    # Those without one; without `answered_at` it is forbidden.
+    """CREATE TABLE commands (
+        stream TEXT, command_id TEXT, answered_at INTEGER, request TEXT, PRIMARY KEY (stream, command_id))
+        WITHOUT ROWID""",
     """CREATE TABLE views (
         stream TEXT, name TEXT, shape TEXT NOT NULL, version INTEGER NOT NULL, tag TEXT NOT NULL, text TEXT NOT NULL,
         PRIMARY KEY (stream, name)) WITHOUT ROWID""",

@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 
 from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page, decode_token
 from esazure.errors import StoreError
-from esazure.events import CommitRecord
+from esazure.events import CommandRecord, CommitRecord
 from esazure.ports import Lease, Swept, ViewRecord
 from esazure.repository import utc_now
 from esazure.sqlite import commits, documents, outbox, schema
@@ -116,11 +116,17 @@ class SqliteStore(Store):
             last = found[-1]
             found = await self._read(stream, lambda db: commits.page(db, last, to_version))  # noqa: B023 - run at once
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         """See `ICommitStore.find_command`."""
         if forbid:
             return await self._write(stream, lambda db: commits.forbid_command(db, stream, command_id))
         return await self._read(stream, lambda db: commits.find_command(db, stream, command_id))
+
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """See `ICommitStore.remember_command`."""
+        return await self._write(stream, lambda db: commits.remember_command(db, stream, command_id, version, request))
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """See `ICommitStore.read_view`."""

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from esazure.errors import AppendOutcomeUnknownError, CommandHandledError, ConcurrencyError, StoreError
+from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, StoreError
 from esazure.events import CommitRecord
 from esazure.tables import commands
 from esazure.tables.columns import Row, tag_of
@@ -55,7 +55,7 @@ async def append(
                 wait: float | None = None
                 try:
                     if touch is None:
-                        touch = await _look(gateway, layout, record, partition)
+                        touch = await _look(gateway, layout, record, partition, first=not refused)
                         if touch is None:
                             return
                         if refused:  # for what reason is not known then
@@ -102,7 +102,9 @@ async def _submit(
     return await gateway.submit(operations)
 
 
-async def _look(gateway: ITableGateway, layout: Layout, record: CommitRecord, partition: str) -> Operation | None:
+async def _look(
+    gateway: ITableGateway, layout: Layout, record: CommitRecord, partition: str, *, first: bool
+) -> Operation | None:
     """What there is where this commit goes: None when it is this very commit, else what it has to touch.
 
     Raises:
@@ -117,7 +119,7 @@ async def _look(gateway: ITableGateway, layout: Layout, record: CommitRecord, pa
         if record.command_id is not None:
             handled = await commands.read(gateway, partition, stream, record.command_id)
             if handled is not None and handled.commit_id != record.commit_id:
-                raise CommandHandledError(stream, handled.first_version)
+                raise handled.record.as_error(stream)
         newest_first = commit_key(stream, record.first_version), commits_range(stream)[1]
         rows = await gateway.query(partition, *newest_first, 1)
     except StoreError as error:
@@ -126,14 +128,16 @@ async def _look(gateway: ITableGateway, layout: Layout, record: CommitRecord, pa
         if expected:
             raise ConcurrencyError(stream, expected=expected, actual=0)
         return "touch", presence(layout, partition)
-    first, commit_id, count = first_version_in(stream, rows[0]), rows[0].get("cid"), rows[0].get("n")
-    tag = tag_for(first, tag_of(rows[0]))
-    if first == record.first_version and commit_id == record.commit_id:
+    begins, commit_id, count = first_version_in(stream, rows[0]), rows[0].get("cid"), rows[0].get("n")
+    tag = tag_for(begins, tag_of(rows[0]))
+    if begins == record.first_version and commit_id == record.commit_id:
         record.tag = tag
         return None
     # At least: how far the stream has got beyond this commit would take another request to know.
-    version = first + count - 1 if isinstance(count, int) else None
+    version = begins + count - 1 if isinstance(count, int) else None
     if version == expected and record.after in ("", tag, commit_id):
-        before: Row = {"PartitionKey": partition, "RowKey": commit_key(stream, first)}
+        before: Row = {"PartitionKey": partition, "RowKey": commit_key(stream, begins)}
         return "touch", before, tag_of(rows[0])
+    if first and record.command_id is not None:  # the other commit of its command may have come between two queries
+        return await _look(gateway, layout, record, partition, first=False)
     raise ConcurrencyError(stream, expected=expected, actual=version)

@@ -4,11 +4,11 @@ PartitionKey  one of N shards, a hash of the stream
 RowKey        `<kind>.<stream>.<number>`, ten digits; read `append.py` next
     kind e    a commit; its number is 9999999999 - first version, so the newest comes first. Columns: `cid` commit id,
               `n` how many events, `at` time, `types` their names (for people), `meta` metadata, `cmd` the command's id
-              if it has one, and its payload (`columns.py`), continued in rows `<key>.1`, `<key>.2`, ...; `s0`, `s1`,
-              ... a snapshot of the state after it
+              and `req` the hash of what it asked for, if it has them, and its payload (`columns.py`), continued in
+              rows `<key>.1`, `<key>.2`, ...; `s0`, `s1`, ... a snapshot of the state after it
     kind o    the outbox row of a commit that is not yet published; its number is the first version
     kind q    what was an outbox row, set aside because the broker will never take the commit: `reason`, `at`
-    kind c    the commit that carried out a command, see `commands.py`
+    kind c    what became of a command, see `commands.py`
     `e.<stream>..` and a name, before the newest commit: an inline view, see `inline.py`
     `l.relay` in each shard: which relay works on it
     `s.<store id>` in each shard that has a stream: it is there for as long as the table is the same, see `layout.py`
@@ -110,6 +110,8 @@ def commit_rows(record: CommitRecord, partition: str, *, dense: bool = False) ->
     }
     if record.command_id is not None:
         row["cmd"] = record.command_id
+    if record.request is not None:
+        row["req"] = record.request
     if record.snapshot is not None:
         row.update(plain_columns(record.snapshot, "s") or {})
     parts: list[Row] = [
@@ -238,11 +240,12 @@ def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> Co
     row = rows[0]
     get = row.get
     commit_id, count, at, metadata, command_id = get("cid"), get("n"), get("at"), get("meta"), get("cmd")
+    request = get("req")
     if not (isinstance(commit_id, str) and isinstance(at, str) and isinstance(metadata, str)):
         raise _corrupt(stream, first, "a column is missing or of another type")
     if not isinstance(count, int) or count < 1:
         raise _corrupt(stream, first, "its count is not a positive number")
-    if command_id is not None and not isinstance(command_id, str):
+    if not isinstance(command_id, str | None) or not isinstance(request, str | None):
         raise _corrupt(stream, first, "its command id is of another type")
     try:
         if (len(rows) > 1 or "parts" in row) and len(rows) != parts_of(row) + 1:
@@ -251,7 +254,7 @@ def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> Co
     except DamagedTextError as damage:
         raise _corrupt(stream, first, str(damage)) from None
     snapshot = snapshot_of(row) if "s0" in row else None
-    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, snapshot)
+    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, request, snapshot)
 
 
 def snapshot_of(row: Mapping[str, object]) -> str | None:

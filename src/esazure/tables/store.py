@@ -15,7 +15,7 @@ from azure.data.tables.aio import TableClient
 
 from esazure.documents import Document, DocumentPage, check_collection, check_document, check_page
 from esazure.errors import StoreError, StoreUnavailableError
-from esazure.events import CommitRecord
+from esazure.events import CommandRecord, CommitRecord
 from esazure.home import Home
 from esazure.ports import Lease, Swept, ViewRecord
 from esazure.repository import utc_now
@@ -199,15 +199,30 @@ class TableStore(Store):
         """One request for each 1,000 commits; to a snapshot it is one. See `ICommitStore.load`."""
         return load_commits(self._table, self._partition(stream), stream, to_version, tag, within)
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         """One request; to forbid what was carried out takes two. See `ICommitStore.find_command`."""
         partition = self._partition(stream)
         if forbid:
-            return await commands.forbid(
-                self._table, self._layout, partition, stream, command_id, deadline=self._deadline
-            )
-        handled = await commands.read(self._table, partition, stream, command_id)
-        return None if handled is None else handled.first_version
+            found = await self._note(partition, stream, command_id, CommandRecord())
+        else:
+            handled = await commands.read(self._table, partition, stream, command_id)
+            found = CommandRecord() if handled is None else handled.record
+        return None if found.is_forbidden else found
+
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """One request; two when something is known of it. See `ICommitStore.remember_command`."""
+        wanted = CommandRecord(answered_at=version, request=request)
+        found = await self._note(self._partition(stream), stream, command_id, wanted)
+        if found.is_forbidden:
+            raise found.as_error(stream)
+        return found
+
+    async def _note(self, partition: str, stream: str, command_id: str, wanted: CommandRecord) -> CommandRecord:
+        return await commands.note(
+            self._table, self._layout, partition, stream, command_id, wanted, deadline=self._deadline
+        )
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """One request. See `ICommitStore.read_view`."""

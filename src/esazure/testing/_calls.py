@@ -29,6 +29,7 @@ CALLS: dict[str, Call] = {
     "read": lambda store: store.read(STREAM),
     "load": lambda store: _all_of(store.load(STREAM)),
     "find_command": lambda store: store.find_command(STREAM, "pay-1", forbid=True),
+    "remember_command": lambda store: store.remember_command(STREAM, "pay-1", version=0),
     "read_view": lambda store: store.read_view(STREAM, "card"),
     "write_view": lambda store: store.write_view(STREAM, _VIEW, seen=None),
     "unpublished": lambda store: store.unpublished(STREAM, before_version=9),

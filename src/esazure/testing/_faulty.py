@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from esazure.aggregate import AggregateRoot, TId, as_class
 from esazure.documents import Document, DocumentPage, IDocumentStore
 from esazure.errors import AppendOutcomeUnknownError, DispatchError, StoreUnavailableError
-from esazure.events import Commit, CommitRecord
+from esazure.events import CommandRecord, Commit, CommitRecord
 from esazure.ports import IEventProducer, IOutboxStore, IStreamSource, Lease, Swept, ViewRecord
 from esazure.repository import CommitStore, EventsRepository
 from esazure.store import Store
@@ -78,12 +78,22 @@ class FaultyStore(Store):
             "read", stream, lambda: self._store.read(stream, from_version=from_version, to_version=to_version)
         )
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         """A point, `forbid_command` if it forbids. See `ICommitStore.find_command`."""
         return await self._call(
             "forbid_command" if forbid else "find_command",
             stream,
             lambda: self._store.find_command(stream, command_id, forbid=forbid),
+        )
+
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """A point. See `ICommitStore.remember_command`."""
+        return await self._call(
+            "remember_command",
+            stream,
+            lambda: self._store.remember_command(stream, command_id, version=version, request=request),
         )
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:

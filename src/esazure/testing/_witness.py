@@ -11,7 +11,7 @@ from uuid import UUID
 
 from esazure.documents import Document, DocumentPage
 from esazure.errors import CommandHandledError, ConcurrencyError
-from esazure.events import Commit, CommitRecord
+from esazure.events import CommandRecord, Commit, CommitRecord
 from esazure.ports import IEventProducer, Lease, Swept, ViewRecord
 from esazure.repository import CommitStore
 from esazure.store import Store
@@ -57,12 +57,21 @@ class WitnessedStore(Store):
         self._witness.read(records)
         return records
 
-    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> int | None:
+    async def find_command(self, stream: str, command_id: str, *, forbid: bool = False) -> CommandRecord | None:
         """Noted if it forbids."""
-        first_version = await self._store.find_command(stream, command_id, forbid=forbid)
-        if forbid and first_version is None:
+        handled = await self._store.find_command(stream, command_id, forbid=forbid)
+        if forbid and (handled is None or handled.first_version is None):
             self._witness.forbade(stream, command_id)
-        return first_version
+        return handled
+
+    async def remember_command(
+        self, stream: str, command_id: str, *, version: int, request: str | None = None
+    ) -> CommandRecord:
+        """Noted if no commit may follow."""
+        handled = await self._store.remember_command(stream, command_id, version=version, request=request)
+        if handled.first_version is None:
+            self._witness.forbade(stream, command_id)
+        return handled
 
     async def read_view(self, stream: str, name: str) -> ViewRecord | None:
         """Passed on."""
