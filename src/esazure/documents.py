@@ -75,8 +75,13 @@ class IDocumentStore(Protocol):
         raise NotImplementedError
 
     @abstractmethod
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         """Delete the document whose tag was seen. False when it has changed since, or is gone.
+
+        It stays deleted: on Table Storage its key remains, without text, to keep out a late copy of the request that
+        created it. With `erase` nothing remains, on any backend. That is for documents that mean nothing yet when they
+        are created: such a copy may bring one back, as it was created, for as long as a request can be on its way.
+        After an answer was lost, one that is gone counts as erased by this call.
 
         Raises:
             StoreError: as for writing.

@@ -217,8 +217,8 @@ class InMemoryStore(Store):
         documents[key] = Document(key, text, uuid4().hex)
         return documents[key].tag
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
-        """See `IDocumentStore.delete_document`."""
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:  # noqa: ARG002 - here it makes no difference
+        """See `IDocumentStore.delete_document`; nothing remains in either case."""
         check_collection(collection)
         check_document(key)
         document = self._documents.get(collection, {}).get(key)

@@ -208,7 +208,7 @@ class UniqueValues:
             StoreError: the value may stay reserved until it expires.
         """
         if reservation.new and reservation.tag is not None:  # and not adopted since, which would have changed its tag
-            await self._store.delete_document(self._collection, reservation.key, seen=reservation.tag)
+            await self._store.delete_document(self._collection, reservation.key, seen=reservation.tag, erase=True)
 
     async def release(self, value: str, aggregate: AggregateRoot[Any, Any]) -> bool:
         """Free a value which this aggregate, as it was loaded, does not have any more. Returns whether it was freed.
@@ -318,7 +318,7 @@ class UniqueValues:
             # Asked while the claim is there, and written over that very claim: it was not stored in between, for until
             # then no claim lets it.
             if not is_new_command and await self._store.find_command(mine.stream, command_id) is not None:
-                if is_same and not await self._store.delete_document(self._collection, key, seen=tag):
+                if is_same and not await self._store.delete_document(self._collection, key, seen=tag, erase=True):
                     return None
                 return Reservation(key, mine.stream, command_id, version, new=False, tag=None)
             version = max(version, await self._settle(held))
@@ -353,7 +353,7 @@ class UniqueValues:
                 return False
             if found[0].version > version or await self._settle(found[0]) > version:
                 return False
-            if await self._store.delete_document(self._collection, key, seen=found[1]):
+            if await self._store.delete_document(self._collection, key, seen=found[1], erase=True):
                 return True
 
     async def _settle(self, held: _Claim) -> int:

@@ -221,8 +221,8 @@ class Documents(IDocumentStore):
         work = self.inner.write_document(collection, key, text, seen=seen)
         return await self._at("write", collection, work)
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
-        return await self._at("delete", collection, self.inner.delete_document(collection, key, seen=seen))
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
+        return await self._at("delete", collection, self.inner.delete_document(collection, key, seen=seen, erase=erase))
 
     async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
         work = self.inner.list_documents(collection, after=after, limit=limit)

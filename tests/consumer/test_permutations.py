@@ -39,7 +39,7 @@ class Shelf(IDocumentStore):
         self.documents[key] = Document(key, text, str(self.tags))
         return str(self.tags)
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         raise NotImplementedError
 
     async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:

@@ -691,3 +691,10 @@ def test_no_statement_has_numbered_parameters() -> None:
     """CPython 3.12.0 to 3.12.3 warn about `?1` with a sequence, for which users' `-W error` makes every load fail."""
     package = Path(sqlite.__file__ or "").parent
     assert [path.name for path in package.glob("*.py") if re.search(r"\?[0-9]", path.read_text())] == []
+
+
+def test_what_is_deleted_is_overwritten_whatever_sqlite_was_built_with(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as db:
+        db.execute("PRAGMA secure_delete = OFF")
+        prepare(db, tmp_path / "a.db", 1.0)
+        assert db.execute("PRAGMA secure_delete").fetchone() == (1,)

@@ -344,9 +344,11 @@ class History(InMemoryStore):
             lambda: InMemoryStore.write_document(self, collection, key, text, seen=seen), _silence(), writes=True
         )
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         return await self._call(
-            lambda: InMemoryStore.delete_document(self, collection, key, seen=seen), _silence(), writes=True
+            lambda: InMemoryStore.delete_document(self, collection, key, seen=seen, erase=erase),
+            _silence(),
+            writes=True,
         )
 
 

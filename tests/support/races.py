@@ -83,6 +83,8 @@ class RacyStore(InMemoryStore):
         inner = super()
         return await self._plain("write_document", lambda: inner.write_document(collection, key, text, seen=seen))
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         inner = super()
-        return await self._plain("delete_document", lambda: inner.delete_document(collection, key, seen=seen))
+        return await self._plain(
+            "delete_document", lambda: inner.delete_document(collection, key, seen=seen, erase=erase)
+        )

@@ -18,7 +18,7 @@ from esazure import CorruptStreamError, StoreError, StoreUnavailableError
 from esazure.documents import Document, DocumentPage
 from esazure.tables import documents
 from esazure.tables.document_rows import Place, Version, rows_for
-from esazure.tables.document_writes import put
+from esazure.tables.document_writes import put, remove
 from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError
 
 NOISE = "".join(random.Random(1).choices(string.printable[:94], k=3_000_000))  # noqa: S311 - a seed
@@ -241,6 +241,83 @@ class TestReplacing:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+class TestErasing:
+    """Nothing stays, not even the key."""
+
+    @pytest.mark.parametrize("text", ["short", NOISE])
+    async def test_an_erased_document_leaves_no_row_and_takes_one_request(self, table: FakeTable, text: str) -> None:
+        tag = await write(FakeGateway(table), text, None)
+        assert tag is not None
+        requests = table.requests
+        assert await remove(FakeGateway(table), PLACE, tag, deadline=5)
+        assert table.requests - requests == 1
+        assert table.rows == {}
+
+    @pytest.mark.parametrize(
+        "fates", [("before",), ("after",), ("late",), ("late", "late", "before", "after")], ids=str
+    )
+    async def test_a_lost_answer_is_found_out_and_what_is_late_removes_nothing_else(
+        self, table: FakeTable, fates: tuple[Fate, ...]
+    ) -> None:
+        tag = await write(FakeGateway(table), "first", None)
+        assert tag is not None
+        gateway = FlakyGateway(table, *fates)
+        assert await remove(gateway, PLACE, tag, deadline=5)
+        assert table.rows == {}
+        await write(FakeGateway(table), "second", None)
+        assert await gateway.deliver() == 0
+        assert await text_in(table) == "second"
+
+    async def test_what_has_changed_or_is_gone_or_never_was_is_not_erased(self, table: FakeTable) -> None:
+        tag = await write(FakeGateway(table), "first", None)
+        assert tag is not None
+        newer = await write(FakeGateway(table), "second", tag)
+        assert newer is not None
+        assert not await remove(FakeGateway(table), PLACE, tag, deadline=5)
+        assert not await remove(FlakyGateway(table, "before"), PLACE, tag, deadline=5)
+        assert not await remove(FakeGateway(table), PLACE, "no tag", deadline=5)
+        assert await text_in(table) == "second"
+        assert await remove(FakeGateway(table), PLACE, newer, deadline=5)
+        assert not await remove(FakeGateway(table), PLACE, newer, deadline=5)
+
+    async def test_no_answer_until_the_deadline_is_unknown(self, table: FakeTable) -> None:
+        tag = await write(FakeGateway(table), "first", None)
+        assert tag is not None
+        with pytest.raises(StoreUnavailableError, match="it is unknown"):
+            await remove(FlakyGateway(table, *["before"] * 99), PLACE, tag, deadline=0.2)
+
+    async def test_a_refusal_is_definite_unless_an_answer_was_lost_before(self, table: FakeTable) -> None:
+        class Refusing(FakeGateway):
+            def __init__(self, *answers: Exception) -> None:
+                super().__init__(table)
+                self.answers = list(answers)
+
+            async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
+                raise self.answers.pop(0)
+
+        tag = await write(FakeGateway(table), "first", None)
+        assert tag is not None
+        with pytest.raises(StoreError, match=r"^not allowed$"):
+            await remove(Refusing(StoreError("not allowed")), PLACE, tag, deadline=5)
+        refused = StoreError("not allowed")
+        with pytest.raises(StoreUnavailableError, match="it is unknown") as caught:
+            await remove(Refusing(OutcomeUnknownError(), refused), PLACE, tag, deadline=5)
+        assert caught.value.__cause__ is refused
+
+    async def test_a_late_copy_of_the_creation_of_what_was_erased_brings_it_back_as_it_was_created(
+        self, table: FakeTable
+    ) -> None:
+        """So only documents that mean nothing when they are created are erased."""
+        gateway = FlakyGateway(table, "late")
+        tag = await write(gateway, "created", None)
+        assert tag is not None
+        tag = await write(FakeGateway(table), "changed", tag)
+        assert tag is not None
+        assert await remove(FakeGateway(table), PLACE, tag, deadline=5)
+        assert await gateway.deliver() == 1
+        assert await text_in(table) == "created"
 
 
 class TestLongTexts:

@@ -18,6 +18,7 @@ from tests.support.table_rows import remove
 from esazure import (
     AppendOutcomeUnknownError,
     CorruptStreamError,
+    EventsService,
     StoreError,
     StoreMismatchError,
     StoreUnavailableError,
@@ -227,6 +228,25 @@ class TestOnAzurite:
             await store._gateway._client.delete_table()
             with pytest.raises(StoreError, match="table does not exist"):
                 await store.mark_published(commit())
+
+    async def test_of_a_unique_value_that_is_given_up_no_row_is_left(self, tables: str) -> None:
+        table = fresh_name()
+        async with TableStore.from_connection_string(tables, table=table) as store:
+            emails, counters = store.unique_values("email"), EventsService(store.events(Counter, outbox=False))
+            counter = Counter("a")
+            counter.increment()
+            await emails.persist(counters, counter, "ada@example.com")
+            abandoned = await emails.reserve("grace@example.com", counter, "never")
+            async with TableClient.from_connection_string(tables, table) as client:
+
+                async def claims() -> int:
+                    rows = [row async for row in client.list_entities()]
+                    return sum(str(row["PartitionKey"]).startswith("d.unique-") for row in rows)
+
+                assert await claims() == 2
+                await emails.abandon(abandoned)
+                assert await emails.release("ada@example.com", counter)
+                assert await claims() == 0
 
     async def test_opened_twice_at_a_time_is_refused_and_again_is_fine(self, tables: str) -> None:
         store = TableStore.from_connection_string(tables, table=fresh_name())

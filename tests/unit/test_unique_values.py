@@ -859,3 +859,44 @@ async def test_a_value_is_bounded_before_it_is_used(memory: InMemoryStore) -> No
     await emails.owner("x" * 4_096)
     with pytest.raises(InvalidIdError, match="at most 4,096 characters, not 10,000,000"):
         await emails.owner("x" * 10_000_000)
+
+
+# Nothing stays.
+
+
+class Erasing(InMemoryStore):
+    """Refuses to delete in the way that leaves a key behind on Table Storage."""
+
+    erased = 0
+
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
+        assert erase
+        self.erased += 1
+        return await super().delete_document(collection, key, seen=seen, erase=erase)
+
+
+async def test_what_is_released_abandoned_or_a_repeat_is_erased() -> None:
+    store = Erasing()
+    client = Client(store)
+    await client.create("ada", command_id="create-1")
+    await client.change("ada", OTHER)
+    await client.create("ada", command_id="create-1")
+    with pytest.raises(ConcurrencyError):
+        await client.create("ada")
+    assert store.erased == 3
+    assert store._documents["unique-email"].keys() == {key_of(store, OTHER)}
+
+
+async def test_a_released_value_is_not_in_the_file_any_more(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "a.db") as store:
+        client = Client(store)
+        for number in range(50):
+            await client.create(f"c{number}", f"{number}")
+        hashes = [key_of(store, str(number)) for number in range(50)]
+        for number in range(1, 50):
+            await client.emails.release(f"{number}", await client.service.rehydrate(f"c{number}"))
+    assert [each for each in hashes if each.encode() in _content(tmp_path)] == hashes[:1]
+
+
+def _content(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.iterdir())

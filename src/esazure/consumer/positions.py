@@ -252,7 +252,8 @@ class Positions:
             listed = _parked(document.text)
             # Another worker may have parked it again, further on.
             if listed is None or up_to is None or listed.version <= up_to:
-                await documents.delete_document(self._parked, document.key, seen=document.tag)
+                # A late copy may list it again: the list is only where to look.
+                await documents.delete_document(self._parked, document.key, seen=document.tag, erase=True)
 
 
 @contextmanager

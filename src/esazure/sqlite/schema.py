@@ -46,6 +46,7 @@ _SCHEMA = (
 def prepare(db: sqlite3.Connection, path: Path, busy_timeout: float) -> UUID:
     """Create the store unless it is there, and say which one it is. Changes nothing in a file that is not ours."""
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, whatever SQLite was built with
     if _is_new(db, path):
         with transaction(db):
             if _is_new(db, path):  # another process may have been quicker

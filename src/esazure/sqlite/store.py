@@ -188,8 +188,8 @@ class SqliteStore(Store):
         check_document(key, text)
         return await self._write(collection, lambda db: documents.write(db, collection, key, text, seen))
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
-        """See `IDocumentStore.delete_document`."""
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:  # noqa: ARG002 - here it makes no difference
+        """See `IDocumentStore.delete_document`; nothing remains in either case."""
         check_collection(collection)
         check_document(key)
         return await self._write(collection, lambda db: documents.delete(db, collection, key, seen))

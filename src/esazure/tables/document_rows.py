@@ -92,6 +92,12 @@ def operations_for(place: Place, rows: Sequence[Row], seen: Version | None) -> l
     return [put, *[("upsert", part) for part in more], *[("delete", _bare(place, part)) for part in over]]
 
 
+def removal_of(place: Place, seen: Version) -> list[Operation]:
+    """What removes the version that was seen, and leaves nothing."""
+    parts = range(1, 1 + seen.parts)
+    return [("delete", _bare(place, 0), seen.etag), *[("delete", _bare(place, part)) for part in parts]]
+
+
 def document_of(key: str, rows: Sequence[StoredRow]) -> Document | None:
     """The document in its rows; None when it was deleted.
 

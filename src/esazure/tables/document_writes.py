@@ -1,8 +1,9 @@
 """Replacing a document: the three outcomes of `append.py`, where what is replaced may change hands.
 
 Every write is conditional on an ETag, or creates a row that was never there: a deleted document leaves its row behind,
-without text. So an attempt that arrives late, when its twin has succeeded, can never change anything. Whoever lost an
-answer finds the id of the write in the row, even when others have written since. Read `documents.py` next.
+without text, unless it is erased. So an attempt that arrives late, when its twin has succeeded, can never change
+anything. Whoever lost an answer finds the id of the write in the row, even when others have written since. Read
+`documents.py` next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import uuid4
 
 from esazure.errors import StoreError, StoreUnavailableError
 from esazure.tables.columns import TAG, DamagedTextError
-from esazure.tables.document_rows import Place, Version, damaged, operations_for, rows_for
+from esazure.tables.document_rows import Place, Version, damaged, operations_for, removal_of, rows_for
 from esazure.tables.gateway import ITableGateway, OutcomeUnknownError, RowExistsError, RowMissingError
 from esazure.tables.pauses import FIRST_PAUSE, rest
 
@@ -71,6 +72,43 @@ async def put(
                     last = error
                     break
                 pause = await rest(pause, wait)
+    in_doubt = f"{place.collection}: it is unknown whether a document was changed: read it again"
+    raise StoreUnavailableError(in_doubt) from last
+
+
+async def remove(gateway: ITableGateway, place: Place, tag: str, *, deadline: float) -> bool:
+    """Remove what was seen under a tag, and leave nothing. One request.
+
+    False when it is not what was seen any more. After a lost answer, one that is gone counts as removed by this call.
+
+    Raises:
+        StoreUnavailableError: it is unknown whether it was removed.
+        StoreError: refused, and no earlier attempt can have removed it.
+    """
+    seen = Version.parse(tag)
+    if seen is None:
+        return False
+    last: BaseException | None = None
+    pause = FIRST_PAUSE
+    with suppress(TimeoutError):
+        async with asyncio.timeout(deadline):
+            while True:
+                try:
+                    await gateway.submit(removal_of(place, seen))
+                except OutcomeUnknownError as unknown:
+                    last = unknown.__cause__ or unknown
+                    pause = await rest(pause, unknown.retry_after)
+                except RowExistsError:
+                    return False
+                except RowMissingError:
+                    return last is not None
+                except StoreError as error:
+                    if last is None:
+                        raise
+                    last = error
+                    break
+                else:
+                    return True
     in_doubt = f"{place.collection}: it is unknown whether a document was changed: read it again"
     raise StoreUnavailableError(in_doubt) from last
 

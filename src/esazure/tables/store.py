@@ -23,7 +23,7 @@ from esazure.store import Store
 from esazure.tables import commands, documents, inline, outbox, reading
 from esazure.tables.append import append
 from esazure.tables.document_rows import Place
-from esazure.tables.document_writes import put
+from esazure.tables.document_writes import put, remove
 from esazure.tables.gateway import ITableGateway
 from esazure.tables.insertion import insertion
 from esazure.tables.layout import MAX_SHARDS, Layout, are_shards, open_layout
@@ -279,11 +279,14 @@ class TableStore(Store):
         check_document(key, text)
         return await put(self._table, Place.of(collection, key), text, seen, deadline=self._deadline)
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         """One request. See `IDocumentStore.delete_document`."""
         check_collection(collection)
         check_document(key)
-        return await put(self._table, Place.of(collection, key), None, seen, deadline=self._deadline) is not None
+        place = Place.of(collection, key)
+        if erase:
+            return await remove(self._table, place, seen, deadline=self._deadline)
+        return await put(self._table, place, None, seen, deadline=self._deadline) is not None
 
     async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:
         """One request for a small collection. See `IDocumentStore.list_documents`."""

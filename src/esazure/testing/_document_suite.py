@@ -120,6 +120,21 @@ class DocumentPromises(StoreBinding):
         await documents.delete_document(collection, "a", seen=seen.tag)
         assert await documents.delete_document(collection, "a", seen=seen.tag) is False
 
+    async def test_who_saw_a_document_erases_it_and_who_saw_an_older_one_does_not(
+        self, documents: IDocumentStore, collection: str
+    ) -> None:
+        old = await create(documents, collection, "a", "1")
+        other = await create(documents, collection, "b", "1")
+        new = await documents.write_document(collection, "a", "2", seen=old.tag)
+        assert new
+        assert await documents.delete_document(collection, "a", seen=old.tag, erase=True) is False
+        assert await documents.delete_document(collection, "a", seen=new, erase=True) is True
+        assert await documents.delete_document(collection, "a", seen=new, erase=True) is False
+        assert await listed(documents, collection) == [other]
+        again = await create(documents, collection, "a", "1")
+        assert await documents.delete_document(collection, "a", seen=new, erase=True) is False
+        assert await documents.read_document(collection, "a") == again
+
     async def test_what_was_deleted_can_be_created_and_is_another(
         self, documents: IDocumentStore, collection: str
     ) -> None:

@@ -181,12 +181,12 @@ class FaultyStore(Store):
 
         return await self._call("write_document", f"{collection}/{key}", write)
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         """A point. See `IDocumentStore.delete_document`."""
         return await self._call(
             "delete_document",
             f"{collection}/{key}",
-            lambda: documents_of(self._store).delete_document(collection, key, seen=seen),
+            lambda: documents_of(self._store).delete_document(collection, key, seen=seen, erase=erase),
         )
 
     async def list_documents(self, collection: str, *, after: str | None = None, limit: int = 100) -> DocumentPage:

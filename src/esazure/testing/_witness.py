@@ -129,10 +129,10 @@ class WitnessedStore(Store):
             self._witness.wrote(collection, key, seen=seen, tag=tag)
         return tag
 
-    async def delete_document(self, collection: str, key: str, *, seen: str) -> bool:
+    async def delete_document(self, collection: str, key: str, *, seen: str, erase: bool = False) -> bool:
         """Noted."""
         try:
-            deleted = await documents_of(self._store).delete_document(collection, key, seen=seen)
+            deleted = await documents_of(self._store).delete_document(collection, key, seen=seen, erase=erase)
         except BaseException:
             self._witness.lost_sight(collection, key)
             raise
