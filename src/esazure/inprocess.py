@@ -131,7 +131,7 @@ class InProcessSubscription:
             if left == 0:
                 return 0
             if self._hands.steps == steps:
-                if not self._hands.busy and not is_shared:
+                if not self._hands.busy and not is_shared and not self._relay.ran_out_of_time:
                     return left
                 await asyncio.sleep(self._interval)
 
@@ -159,7 +159,13 @@ class _Relay(OutboxRelay):
         self._hands.check_consumer()
         async with self._sweeping:  # `drain` may be called beside `run`
             self._is_in_a_hurry = in_a_hurry
+            self._ran_out_of_time = False
             return await super().run_once()
+
+    @property
+    def ran_out_of_time(self) -> bool:
+        """Whether a turn of the last sweep was over, so that what nothing became of may not have been tried."""
+        return self._ran_out_of_time
 
     def _ripe(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
         return [row for row in rows if self._is_in_a_hurry or not self._hands.rests(row.stream)]

@@ -130,6 +130,23 @@ async def test_drain_tries_as_often_as_it_takes(store: Store) -> None:
     assert (recorder.calls, recorder.seen, await consumer.parked()) == (3, [("ada", 1)], [])
 
 
+async def test_drain_goes_on_when_its_turn_was_over_before_anything_was_tried() -> None:
+    class SlowOnce(InMemoryStore):
+        pause = 0.6
+
+        async def write_lease(self, *args: Any, **options: Any) -> Any:
+            found = await super().write_lease(*args, **options)
+            pause, self.pause = self.pause, 0.0
+            await asyncio.sleep(pause)  # longer than the turn lasts
+            return found
+
+    store, letters = SlowOnce(), Recorder()
+    await deposit(store)
+    subscription, _ = subscribe(store, letters, lease=1.0)
+    assert await subscription.drain() == 0
+    assert len(letters.seen) == 1
+
+
 @pytest.mark.parametrize("error", [RetryLaterError, StoreUnavailableError])
 async def test_drain_says_what_has_to_wait(store: Store, error: type[Exception]) -> None:
     waits, well = Recorder("waits", trouble=fails_at(1, error=lambda: error("away"))), Recorder("well")

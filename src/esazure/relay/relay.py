@@ -146,6 +146,7 @@ class OutboxRelay:
         self._waiting: dict[str, tuple[int, float]] = {}
         self._troubles: dict[str, dict[tuple[str, int], _Trouble]] = {}
         self._unfinished: dict[str, tuple[str, int]] = {}
+        self._ran_out_of_time = False
         self._without_route: set[str] = set()
 
     async def run(self) -> None:
@@ -222,6 +223,7 @@ class OutboxRelay:
                 if due and turn is not None:
                     await self._publish(due, turn)
                 sweep.troubles |= {(row.stream, row.first_version) for row in swept.rows} & self._troubles_of(partition)
+                self._ran_out_of_time |= turn is not None and turn.is_over
                 if not swept.more or not swept.rows or self._stopped:
                     break
                 after = self._behind(swept.rows[-1], sweep)
