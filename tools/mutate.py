@@ -252,6 +252,30 @@ MUTANTS = (
         _CODEC,
     ),
     Mutant(
+        "an event may have a value of another class",
+        "proof.py",
+        (("if kind is not type(other):", "if False:"),),
+        ("tests/unit/test_proof.py",),
+    ),
+    Mutant(
+        "a when may change what is pending",
+        "aggregate.py",
+        (("event if applied is event else None", "applied"),),
+        ("tests/unit/test_aggregate.py",),
+    ),
+    Mutant(
+        "a copy made by hand shares what is pending",
+        "aggregate.py",
+        (("if state.owner is not None:", "if False:"),),
+        ("tests/unit/test_aggregate.py",),
+    ),
+    Mutant(
+        "handlers share an event",
+        "consumer/lane.py",
+        (("[own(envelope) for envelope in events]", "events"),),
+        ("tests/consumer/test_own_events.py",),
+    ),
+    Mutant(
         "an event may have a time in a zone",
         "proof.py",
         (("if zone != its or one.fold != other.fold:", "if False:"),),
