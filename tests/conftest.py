@@ -9,12 +9,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.support.secrets import SecretsWatch
 
 from esazure.testing.azurite import Azurite, find_azurite
 
 _ENVIRONMENT = "ESAZURE_TABLES"
 _watch = SecretsWatch()
+# No clock decides: a machine that is busy makes everything slow.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

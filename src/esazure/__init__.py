@@ -42,6 +42,8 @@ from esazure.repository import CommitStore
 from esazure.service import EventsService
 from esazure.snapshots import Snapshotted
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AggregateNotFoundError",
     "AggregateRoot",

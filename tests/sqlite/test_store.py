@@ -623,9 +623,9 @@ class TestDamage:
         change(
             file,
             "INSERT INTO commits WITH RECURSIVE pairs (first) AS (SELECT 1 UNION ALL SELECT first + 2 FROM pairs"
-            " WHERE first < ?2) SELECT ?1, first, 2, 'x', '', NULL, NULL, '', NULL, '' FROM pairs",
-            STREAM,
+            " WHERE first < ?) SELECT ?, first, 2, 'x', '', NULL, NULL, '', NULL, '' FROM pairs",
             2 * PAGE,
+            STREAM,
         )
         change(file, f"UPDATE commits SET count = 'x' WHERE first_version = {2 * PAGE + 1}")  # noqa: S608 - a number
         with pytest.raises(CorruptStreamError, match=f"after version {2 * PAGE} is damaged"):

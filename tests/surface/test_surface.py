@@ -7,9 +7,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tools import matrix
 
 import esazure
 
@@ -99,7 +102,7 @@ def test_importing_esazure_adds_little_to_what_pydantic_imports() -> None:
 
     Which modules of the standard library pydantic and these load by themselves differs between Python versions.
     """
-    known = "import atexit, logging, traceback\nfrom pydantic import BaseModel, TypeAdapter"
+    known = "import atexit, hashlib, logging, traceback\nfrom pydantic import BaseModel, TypeAdapter"
     added = _modules_after("import esazure") - _modules_after(f"{known}\nclass Model(BaseModel):\n    x: int")
     assert {name for name in added if name.partition(".")[0] != "esazure"} == set()
 
@@ -117,3 +120,42 @@ def test_an_azure_package_is_known_to_its_backend_alone(package: str, folder: st
 def test_the_package_says_that_it_is_typed() -> None:
     assert esazure.__file__ is not None
     assert (Path(esazure.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("module", ["tables", "servicebus"])
+@pytest.mark.parametrize("missing", ["azure", "azure.core"])
+def test_without_the_azure_packages_an_import_says_what_to_install(module: str, missing: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None\nimport esazure.{module}"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)  # noqa: S603
+    assert re.search(r'^ModuleNotFoundError: .*azure.*: install it with "esazure\[azure\]"$', done.stderr, re.MULTILINE)
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_version_is_that_of_the_metadata_the_readme_and_the_changelog() -> None:
+    assert metadata.version("esazure") == esazure.__version__
+    status = (ROOT / "README.md").read_text().partition("## Status")[2]
+    assert f"version {esazure.__version__}" in status.lower()
+    released = f"## [{esazure.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert released != ("not released" in status)
+
+
+def test_each_python_that_is_supported_is_said_and_tested_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert project["requires-python"] == f">={named[0]}"
+    assert f"Python {named[0]} to {named[-1]}" in (ROOT / "docs/getting-started.md").read_text()
+    workflow = ROOT / ".github/workflows/ci.yml"
+    assert str(named).replace("'", '"') in workflow.read_text()
+    assert named == matrix.VERSIONS
+
+
+def test_the_lowest_versions_are_those_that_users_may_have() -> None:
+    pins = matrix.floors((ROOT / "pyproject.toml").read_text())
+    assert {"pydantic==2.10", "azure-servicebus==7.15", "pytest==8.2", "rich==13"} <= set(pins)
+    assert [pin for pin in pins if pin.startswith("pytest==")] == ["pytest==8.2"]
+    with pytest.raises(ValueError, match="pydantic: no lowest version"):
+        matrix.floors(
+            'project.dependencies = ["pydantic"]\nproject.optional-dependencies = {}\ndependency-groups.test = []'
+        )

@@ -14,6 +14,7 @@ from esazure.consumer import Consumer
 from esazure.integration import LANES, MAX_MESSAGE_BYTES, Integration, check_lanes, whole
 from esazure.servicebus.deadletters import DeadLetters
 from esazure.servicebus.links import Link
+from esazure.servicebus.needed import look_for_what_is_needed
 from esazure.servicebus.producer import ServiceBusEventProducer
 from esazure.servicebus.sessions import Session
 from esazure.servicebus.sockets import bounded
@@ -158,6 +159,7 @@ class ServiceBus:
         return bus
 
     def _begin(self, client: ServiceBusClient, *, owned: bool) -> None:
+        look_for_what_is_needed()
         self._client = client
         self._owned = owned
         self._producers: list[ServiceBusEventProducer] = []

@@ -4,6 +4,9 @@ Read `rows.py` (what is stored), `append.py` (the three outcomes of a write), `g
 (the whole).
 """
 
-from esazure.tables.store import TableStore
+try:
+    from esazure.tables.store import TableStore
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f'{error}: install it with "esazure[azure]"', name=error.name) from error
 
 __all__ = ["TableStore"]
