@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
+from types import SimpleNamespace
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
 from tests.support.table_proxy import Forward, Reply, TableProxy
 
+import esazure.tables.pauses
 from esazure import AppendOutcomeUnknownError, Commit, EventsService, StoreUnavailableError
 from esazure.memory import InMemoryEventProducer
 from esazure.repository import EventsRepository
@@ -190,27 +192,33 @@ def attempts_pause(seconds: float) -> float:
 
 
 class Refusing(ITableGateway):
-    """Fails the first attempt, and notes when the second one comes."""
+    """Fails the first attempt."""
 
     def __init__(self, retry_after: float | None) -> None:
         self._retry_after = retry_after
-        self.attempts: list[float] = []
+        self._attempts = 0
 
     async def submit(self, operations: Sequence[Operation]) -> Sequence[str]:
-        self.attempts.append(now())
-        if len(self.attempts) == 1:
+        self._attempts += 1
+        if self._attempts == 1:
             raise OutcomeUnknownError(self._retry_after)
         return [""] * len(operations)
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.1])
-async def test_appends_that_failed_together_do_not_come_back_together(retry_after: float | None) -> None:
-    gateways = [Refusing(retry_after) for _ in range(50)]
+async def test_appends_that_failed_together_do_not_come_back_together(
+    retry_after: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(esazure.tables.pauses, "asyncio", SimpleNamespace(sleep=sleep))
     record = commit_of("Counter.a", 1, "a")
-    await asyncio.gather(
-        *[append(gateway, Layout(UUID(int=1), 1), record, "00", [], deadline=5) for gateway in gateways]
-    )
-    pauses = sorted(second - first for first, second in (gateway.attempts for gateway in gateways))
-    assert pauses[0] >= (retry_after or 0.0) - 0.001
-    # The middle half of them, because one that was late by accident is no jitter.
-    assert pauses[37] - pauses[12] > FIRST_PAUSE / 4, "they stampede"
+    for _ in range(50):
+        await append(Refusing(retry_after), Layout(UUID(int=1), 1), record, "00", [], deadline=60)
+    pauses.sort()
+    assert len(pauses) == 50
+    assert pauses[0] >= (retry_after or 0.0)
+    assert pauses[37] - pauses[12] > FIRST_PAUSE / 8, "they stampede"

@@ -27,16 +27,16 @@ async def test_lanes_that_are_idle_go_to_whoever_is_free(
     bus: ServiceBus, mail: Mailbox, double: ServiceBusDouble
 ) -> None:
     first, second = Recorder(), Recorder()
-    one = bus.subscription("customers", "all", first, idle=0.5)
+    one = bus.subscription("customers", "all", first, idle=2)
     await mail.send(*LANES)
     async with running(one):
         await until(lambda: len(first.done) == 16)
         assert one.metrics.holding == 16
         async with ServiceBus.from_connection_string(double.connection_string) as another_bus:
-            two = another_bus.subscription("customers", "all", second, idle=0.5)
+            two = another_bus.subscription("customers", "all", second, idle=2)
             async with running(two):
                 # Its slots wait by then, and the first one's lanes were idle for long enough.
-                await asyncio.sleep(3)
+                await asyncio.sleep(7)
                 await mail.send(*LANES)
                 await until(lambda: len(first.done) + len(second.done) == 32)
                 assert len(second.done) >= 4
@@ -58,7 +58,7 @@ async def test_a_lane_that_never_rests_changes_hands_as_well(
         bus.subscription("customers", "all", first, sessions=2, hold=1),
         bus.subscription("customers", "all", second, sessions=2, hold=1),
     ):
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not (first.done and second.done and {"0", "1"} <= {call.lane for call in second.done}):
                 await mail.send("0", "1")
         await until(lambda: not waiting(double))
