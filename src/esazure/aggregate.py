@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
-from operator import attrgetter, length_hint
+from operator import length_hint
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, ClassVar, Generic, TypeGuard, Union, cast, get_args, get_origin
@@ -20,7 +20,13 @@ from uuid import UUID
 from typing_extensions import TypeVar, get_original_bases
 
 from esazure.codec import EventCodec
-from esazure.errors import CorruptStreamError, InvalidIdError, UnknownEventTypeError, UnusableAggregateError
+from esazure.errors import (
+    CorruptStreamError,
+    EventNotStorableError,
+    InvalidIdError,
+    UnknownEventTypeError,
+    UnusableAggregateError,
+)
 from esazure.events import Commit, CommitRecord, DomainEvent, check_stored_name
 from esazure.keys import stream_name
 
@@ -202,7 +208,10 @@ class AggregateRoot(ABC, Generic[E, TId]):
         if state.unusable is not None or state.in_doubt is not None or state.applying or state.persisting:
             raise UnusableAggregateError(f"{stream_of(self)} cannot record {event.event_type}: {_why_not(state)}")
         codec = self.__codec or codec_of(type(self))
-        line, applied = codec.fix(event, lambda: stream_of(self))
+        fixed = codec.fix(event)
+        if isinstance(fixed, str):
+            raise EventNotStorableError(f"{stream_of(self)}: {fixed}")
+        line, applied = fixed
         state.applying = True
         try:
             returned: object = self.when(applied)
@@ -233,7 +242,7 @@ class AggregateRoot(ABC, Generic[E, TId]):
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 
 
-def state_of(aggregate: AggregateRoot[Any, Any]) -> StreamState:
+def state_of(aggregate: Any) -> StreamState:
     """The library's side of an aggregate, for repositories: private to users, by a name that their classes cannot take.
 
     Raises:
@@ -241,7 +250,7 @@ def state_of(aggregate: AggregateRoot[Any, Any]) -> StreamState:
         UnusableAggregateError: it is another aggregate's, copied by hand.
     """
     try:
-        state = _state(aggregate)
+        state: StreamState = aggregate._AggregateRoot__state  # noqa: SLF001 - the library's own
     except AttributeError:
         raise _uninitialised(aggregate) from None
     if state.owner != id(aggregate):
@@ -252,9 +261,6 @@ def state_of(aggregate: AggregateRoot[Any, Any]) -> StreamState:
             )
         state.owner = id(aggregate)
     return state
-
-
-_state: Callable[[AggregateRoot[Any, Any]], StreamState] = attrgetter("_AggregateRoot__state")
 
 
 def _uninitialised(aggregate: AggregateRoot[Any, Any]) -> TypeError:

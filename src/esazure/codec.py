@@ -35,19 +35,23 @@ class EventCodec(Generic[E]):
         }
 
     def encode(self, stream: str, event: E) -> str:
-        """One line; see `fix`."""
-        return self.fix(event, lambda: stream)[0]
+        """One line; see `fix`.
 
-    def fix(self, event: E, stream: Callable[[], str]) -> tuple[str, E]:
+        Raises:
+            EventNotStorableError: see `fix`.
+        """
+        fixed = self.fix(event)
+        if isinstance(fixed, str):
+            raise EventNotStorableError(f"{stream}: {fixed}")
+        return fixed[0]
+
+    def fix(self, event: E) -> tuple[str, E] | str:
         """One line, and the event as every load will give it: what was read back to prove that it can be.
 
         An event that is stored and cannot be loaded makes its whole stream unreadable; one that comes back different is
         worse. Both happen more easily than one thinks: with `exclude`, secrets, a subclass in a field,
         `model_construct`. Only plain events (`plain.py`) need no proof. Such a one is returned itself, for nothing in
-        it can change.
-
-        Raises:
-            EventNotStorableError: the event cannot be written as JSON, not be read back, or comes back different.
+        it can change. One that cannot be written as JSON, not be read back, or comes back different gives the reason.
         """
         name = event.event_type
         to_json, plain = self._writers[name]
@@ -57,15 +61,15 @@ class EventCodec(Generic[E]):
             except Exception:  # noqa: BLE001, S110 - a lone surrogate; the proof says where, without quoting it
                 pass
         proved = prove(event)
-        if isinstance(proved, str):
-            raise EventNotStorableError(f"{stream()}: {name} cannot be stored: {proved}")
-        return f"{name} {proved[0]}", proved[1]
+        return f"{name} cannot be stored: {proved}" if isinstance(proved, str) else (f"{name} {proved[0]}", proved[1])
 
     def events_of(self, stream: str, first: int, pending: Iterable[tuple[str, E | None]]) -> tuple[E, ...]:
         """What is pending, as a load would give it; nobody else has these objects, but for plain ones."""
         return tuple(
-            self.decode(stream, version, line) if event is None else event
-            for version, (line, event) in enumerate(pending, first)
+            [  # as a list it is quicker
+                self.decode(stream, version, line) if event is None else event
+                for version, (line, event) in enumerate(pending, first)
+            ]
         )
 
     def decode(self, stream: str, version: int, line: str) -> E:
