@@ -205,3 +205,10 @@ def test_whatever_comes_back_is_answers_or_one_error(kind: str, body: bytes) -> 
 def test_a_long_reply_takes_no_long_time(filler: bytes) -> None:
     with pytest.raises(MalformedReplyError):
         decode(KIND, reply(b"--changesetresponse_2" + filler * 100_000))
+
+
+@pytest.mark.parametrize("headers", [b"X: y\r\n", b""])
+def test_a_reply_to_a_transaction_without_a_change_set_is_malformed(headers: bytes) -> None:
+    body = b"--b\r\n" + headers + b"\r\nnothing here\r\n--b--\r\n"
+    with pytest.raises(MalformedReplyError, match="holds no change set"):
+        decode("multipart/mixed; boundary=b", body)

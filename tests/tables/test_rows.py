@@ -223,6 +223,16 @@ def test_a_damaged_row_is_an_error_that_names_the_stream_and_no_payload(damage: 
     assert NOISE[:20] not in str(caught.value)
 
 
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_commit_with_more_continuation_rows_than_it_says_is_damaged(parts: int) -> None:
+    rows = stored(BIG)
+    number = max(int(str(row["RowKey"])[-1]) for row in rows if str(row["RowKey"]).count(".") == 4)
+    rows[0]["parts"] = parts
+    rows += [{**rows[-1], "RowKey": f"{rows[0]['RowKey']}.{extra}"} for extra in range(number + 1, parts + 3)]
+    with pytest.raises(CorruptStreamError, match="fewer or more continuation rows than it says"):
+        records_of("Counter.a", rows)
+
+
 def test_a_forged_row_cannot_fill_the_memory() -> None:
     bomb = zlib.compress(b"A" * (MAX_COMMIT_BYTES + 1))
     row = {**stored(record())[0], "z": True, "d0": bomb}

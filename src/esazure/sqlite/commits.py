@@ -190,7 +190,7 @@ def load(db: sqlite3.Connection, stream: str, to_version: int | None, tag: str, 
     last = MAX_VERSION if to_version is None else to_version
     searched = {"stream": stream, "last": last, "within": within, "tag": f"{tag} "}
     row = db.execute(_SNAPSHOT, searched).fetchone() if tag else None
-    before = row[0] - 1 if row is not None and type(row[0]) is int else 0
+    before = row[0] - 1 if row is not None else 0
     return records(db, _PAGE, (stream, before, last), before)
 
 
