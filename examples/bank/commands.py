@@ -17,16 +17,13 @@ from bank.domain import (
     Currency,
     CurrencyConverter,
     Customer,
-    Deposited,
     Email,
     InvalidValueError,
     Money,
-    Withdrawn,
     person_name,
 )
 from esazure import Commit, IEventsService
 from esazure.commands import Command
-from esazure.errors import InvalidCommandError
 from esazure.unique import UniqueValues
 
 
@@ -90,12 +87,14 @@ class Bank:
         Raises:
             ValueTakenError: the e-mail address is another customer's.
             ConcurrencyError: there is a customer of this id, by another command.
-            InvalidCommandError: the command id was used for another customer.
+            CommandReusedError: the command id was used for another customer.
         """
         customer = Customer.create(command.customer_id, command.first_name, command.last_name, command.email)
-        wanted = customer.pending
-        commit = await self.emails.persist(self.customers, customer, str(command.email), command_id=command.command_id)
-        return _the_same(commit, wanted)
+        commit = await self.emails.persist(
+            self.customers, customer, str(command.email), command_id=command.command_id, request=command
+        )
+        assert commit is not None  # something was recorded
+        return commit
 
     async def open_account(self, command: OpenAccount) -> Commit[Any]:
         """Open an account. Its owner learns of it by a reaction (`reactions.py`), never before it exists.
@@ -103,12 +102,13 @@ class Bank:
         Raises:
             AggregateNotFoundError: there is no such customer.
             ConcurrencyError: there is an account of this id, by another command.
-            InvalidCommandError: the command id was used for another account.
+            CommandReusedError: the command id was used for another account.
         """
         await self.customers.rehydrate(command.customer_id)
         account = Account.open(command.account_id, command.customer_id, command.currency)
-        wanted = account.pending
-        return _the_same(await self.accounts.persist(account, command_id=command.command_id), wanted)
+        commit = await self.accounts.persist(account, command_id=command.command_id, request=command)
+        assert commit is not None  # something was recorded
+        return commit
 
     async def deposit(self, command: Deposit) -> Account:
         """Put money into an account. Returns it as this command left it.
@@ -116,16 +116,14 @@ class Bank:
         Raises:
             AggregateNotFoundError: there is no such account.
             DomainError: the rules of `Account.deposit`.
-            InvalidCommandError: the command id was used for another transaction of this account.
+            CommandReusedError: the command id was used for another transaction of this account.
         """
-        account = await self.accounts.update(
+        return await self.accounts.update(
             command.account_id,
             lambda account: account.deposit(command.money, self.converter),
             command_id=command.command_id,
+            request=command,
         )
-        if not isinstance(account.latest, Deposited) or account.latest.asked != command.money:
-            raise InvalidCommandError([_REUSED])
-        return account
 
     async def withdraw(self, command: Withdraw) -> Account:
         """Take money out of an account. Returns it as this command left it.
@@ -133,23 +131,11 @@ class Bank:
         Raises:
             AggregateNotFoundError: there is no such account.
             DomainError: the rules of `Account.withdraw`.
-            InvalidCommandError: the command id was used for another transaction of this account.
+            CommandReusedError: the command id was used for another transaction of this account.
         """
-        account = await self.accounts.update(
+        return await self.accounts.update(
             command.account_id,
             lambda account: account.withdraw(command.money, self.converter),
             command_id=command.command_id,
+            request=command,
         )
-        if not isinstance(account.latest, Withdrawn) or account.latest.asked != command.money:
-            raise InvalidCommandError([_REUSED])
-        return account
-
-
-_REUSED = ("command_id", "was used for another request")
-
-
-def _the_same(commit: Commit[Any] | None, wanted: tuple[object, ...]) -> Commit[Any]:
-    """The commit, if it is of these events: a command id that was used before brings an earlier one."""
-    if commit is None or commit.recorded != wanted:
-        raise InvalidCommandError([_REUSED])
-    return commit

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
 from pydantic import Field, ValidationInfo, field_validator
@@ -32,6 +32,10 @@ V = TypeVar("V", bound=View)
 
 _WHAT = "Chosen by you, such as a UUID. Sent again with the same key, a command happens once and answers the same."
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=256, description=_WHAT)]
+MaybeKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=256, description=f"{_WHAT} Without one, each is another."),
+]
 After = Annotated[str | None, Query(description="A Version-Token: waits until what it stands for is shown.")]
 
 # An id is made from the key, so that a repeat finds what the first attempt made, also after a crash.
@@ -116,7 +120,8 @@ def _customers(system: BankSystem) -> APIRouter:
         return CustomerPage(customers=list(found.views), next=found.next)
 
     @routes.post("", status_code=201)
-    async def create_customer(new: NewCustomer, key: Key, response: Response) -> Created:
+    async def create_customer(new: NewCustomer, response: Response, given: MaybeKey = None) -> Created:
+        key = given or str(uuid4())
         command = CreateCustomer(
             command_id=key,
             customer_id=uuid5(_CUSTOMERS, key),
@@ -149,7 +154,8 @@ def _accounts(system: BankSystem) -> APIRouter:
     routes, bank, views = APIRouter(prefix="/accounts", tags=["accounts"]), system.bank, system.views
 
     @routes.post("", status_code=201)
-    async def open_account(new: NewAccount, key: Key, response: Response) -> Created:
+    async def open_account(new: NewAccount, response: Response, given: MaybeKey = None) -> Created:
+        key = given or str(uuid4())
         command = OpenAccount(
             command_id=key, account_id=uuid5(_ACCOUNTS, key), customer_id=new.customer_id, currency=new.currency
         )

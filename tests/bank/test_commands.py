@@ -300,7 +300,7 @@ class TestKnownMistakes:
         account_id = await world.account()
         account = await world.accounts.rehydrate(account_id)
         account.deposit(Money.of("1", EUR), RATES)
-        await world.accounts.append(account)  # and here the process dies
+        await world.accounts.append(account, publishing=True)  # and here the process dies
         await world.bank.deposit(deposit(account_id, "2"))
 
         bodies = [message.body for message in world.producer.messages if message.correlation_id == str(account_id)]

@@ -43,7 +43,6 @@ class Account(AggregateRoot[AccountEvent]):
 
     owner_id: UUID  # all are set by AccountOpened, which is always first
     balance: Money
-    latest: AccountEvent
 
     @classmethod
     def open(cls, id: UUID, owner_id: UUID, currency: Currency) -> Self:
@@ -81,7 +80,6 @@ class Account(AggregateRoot[AccountEvent]):
         self.record(Withdrawn(asked=money, rate=rate, debited=debited))
 
     def when(self, event: AccountEvent) -> None:
-        self.latest = event
         match event:
             case AccountOpened():
                 self.owner_id, self.balance = event.owner_id, Money.zero(event.currency)
