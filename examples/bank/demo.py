@@ -275,7 +275,7 @@ async def crash(story: Story) -> None:
     graces = f"Account.{story.cast.graces_account}"
     story.teller.chapter("The power fails between storing and publishing")
     async with open_bank(story.store) as bank:
-        repository = bank.system.store.events(Account, views=[account_card])
+        repository = bank.system.store.events(Account, views=[account_card], outbox=True)
         account = await repository.rehydrate(story.cast.graces_account)
         account.deposit(Money.of(20, CAD), RATES)
         await repository.append(account)  # the first half of a persist; then the lights go out
