@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 from typing_extensions import TypeVar
 
 from bank.commands import CreateCustomer, Deposit, EmailAddress, Name, OpenAccount, Withdraw
@@ -36,7 +36,16 @@ MaybeKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=256, description=f"{_WHAT} Without one, each is another."),
 ]
-After = Annotated[str | None, Query(description="A Version-Token: waits until what it stands for is shown.")]
+_TOKEN_PATTERN = "^[A-Za-z]+[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}@[0-9]{1,10}$"  # noqa: S105 - nor this
+After = Annotated[
+    str | None,
+    Query(
+        description="A Version-Token: waits until what it stands for is shown.",
+        max_length=80,
+        pattern=_TOKEN_PATTERN,
+    ),
+]
+Page = Annotated[str | None, Query(description="`next` of the page before.", min_length=1, max_length=200)]
 
 # An id is made from the key, so that a repeat finds what the first attempt made, also after a crash.
 _CUSTOMERS = UUID("5b3a3b0e-9d5c-4c55-8f5d-0a5b6b1e6a01")
@@ -54,11 +63,20 @@ class NewAccount(Command):
     currency: Currency
 
 
+_AMOUNT = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 10**15, "multipleOf": 0.01},
+        {"type": "string", "pattern": "^(0[.](0[1-9]|[1-9][0-9]?)|[1-9][0-9]{0,14}([.][0-9]{1,2})?)$"},
+    ]
+}
+"""What surely is an amount; other ways to write one are understood as well."""
+
+
 class Transaction(Command):
     """Money that comes or goes."""
 
     currency: Currency
-    amount: Annotated[Decimal, Field(gt=0, le=Money.most(Currency.EUR).amount)]
+    amount: Annotated[Decimal, Field(gt=0, le=Money.most(Currency.EUR).amount), WithJsonSchema(_AMOUNT)]
 
     @field_validator("amount")
     @classmethod
@@ -110,7 +128,7 @@ def _customers(system: BankSystem) -> APIRouter:
 
     @routes.get("")
     async def list_customers(
-        page: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: After = None
+        page: Page = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: After = None
     ) -> CustomerPage:
         if after is not None:
             customer_id = _check_feeds(after, {Customer: None})

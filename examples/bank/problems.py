@@ -41,6 +41,7 @@ _SCHEMA = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
 _COMPONENTS: dict[str, Any] = {**_SCHEMA.pop("$defs"), Problem.__name__: _SCHEMA}
 _CONTENT = {"content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Not JSON in UTF-8, or nested too deeply", **_CONTENT},
     404: {"description": "Not found", **_CONTENT},
     409: {"description": "Not as things stand", **_CONTENT},
     422: {"description": "What is wrong, field by field", **_CONTENT},

@@ -509,6 +509,19 @@ class TestOpenApi:
                 "Idempotency-Key": False
             }
 
+    async def test_what_is_not_json_in_utf_8_is_a_problem_the_page_knows(self, world: World) -> None:
+        api = (await world.get("/openapi.json")).json()
+        headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
+        for body, status in ((b"\xff", 400), (b"{", 422), (b"", 422), (b"[]", 422), (b"[" * 100_000, 400)):
+            assert_problem(await world.http.post("/accounts", content=body, headers=headers), status)
+            assert str(status) in api["paths"]["/accounts"]["post"]["responses"]
+
+    async def test_texts_from_outside_are_bounded(self, world: World) -> None:
+        for name in ("after", "page"):
+            for text in ("", "x" * 1_000, "\x00", "Customer.x@1"):
+                if (name, text) != ("page", "Customer.x@1"):
+                    assert_problem(await world.http.get("/customers", params={name: text}), 422)
+
     async def test_every_reference_leads_somewhere(self, world: World) -> None:
         api = (await world.get("/openapi.json")).json()
         found = list(references(api))
