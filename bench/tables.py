@@ -34,6 +34,7 @@ from bench.report import Report
 from esazure.keys import stream_name
 from esazure.tables import TableStore, multipart
 from esazure.tables.insertion import insertion
+from esazure.tables.layout import SHARDS
 from esazure.tables.rows import commit_key, commits_range, outbox_key, partition_of
 from esazure.testing.azurite import Azurite
 
@@ -89,7 +90,7 @@ def commit_row(account: FloorAccount) -> Row:
     lines = account.lines()
     stream = stream_name("Account", str(account.id))
     return {
-        "PartitionKey": partition_of(stream, 64),
+        "PartitionKey": partition_of(stream, SHARDS),
         "RowKey": commit_key(stream, account.version - len(lines) + 1),
         "cid": uuid4().hex,
         "n": len(lines),
@@ -203,7 +204,7 @@ async def load(report: Report, settings: Settings, sides: Sides) -> None:
     for start in range(0, EVENTS, 100):
         await raw.create(rows[start : start + 100])
     stream = stream_name("Account", str(account.id))
-    partition, (low, high) = partition_of(stream, 64), commits_range(stream)
+    partition, (low, high) = partition_of(stream, SHARDS), commits_range(stream)
 
     async def esazure() -> None:
         check((await ours.rehydrate(account.id)).state, EVENTS - 1)
@@ -295,7 +296,7 @@ async def sizes(report: Report, sides: Sides) -> None:
     commit = await ours.append(account)
     if commit is None or account.state != state_after(9):
         raise AssertionError("nothing was stored")
-    operations = insertion(commit.record, partition_of(commit.stream, 64), (), outbox=False)
+    operations = insertion(commit.record, partition_of(commit.stream, SHARDS), (), outbox=False)
     mine = len(multipart.encode(operations, sides.sdk.url + "/" + sides.sdk.table_name, uuid4().hex))
     by_hand = account_of(FloorAccount, 10)
     header = {"PartitionKey": str(by_hand.id), "RowKey": "SS-HEAD", "Version": by_hand.version}

@@ -114,8 +114,20 @@ MUTANTS = (
     Mutant(
         "a shard is marked without a look at the layout row",
         "tables/layout.py",
-        (("if await _read(gateway, None) != layout:", "if False:"),),
+        (("    if found != layout:", "    if False:"),),
         _APPEND,
+    ),
+    Mutant(
+        "a layout is written again where there are streams",
+        "tables/layout.py",
+        (("if found is None and not await _has_streams(gateway):", "if found is None:"),),
+        ("tests/tables/test_recreated.py",),
+    ),
+    Mutant(
+        "an emptied table keeps its lost layout row",
+        "tables/layout.py",
+        (("        await _write_again(gateway, layout)\n", ""),),
+        ("tests/tables/test_recreated.py",),
     ),
     Mutant(
         "each attempt sends rows with a commit id of its own",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,14 @@ from esazure.errors import CommandHandledError, StoreMismatchError
 from esazure.events import CommitRecord
 from esazure.tables import append as append_module
 from esazure.tables.append import append
-from esazure.tables.gateway import ITableGateway, Operation, OutcomeUnknownError, RowExistsError, RowMissingError
+from esazure.tables.gateway import (
+    PAGE,
+    ITableGateway,
+    Operation,
+    OutcomeUnknownError,
+    RowExistsError,
+    RowMissingError,
+)
 from esazure.tables.layout import Layout
 from esazure.tables.rows import commit_rows
 
@@ -35,6 +42,7 @@ class Script(ITableGateway):
         self.queries = list(queries)
         self.sent: list[Sequence[Operation]] = []
         self.asked: list[tuple[str, str, str]] = []
+        self.streams: list[Mapping[str, Any]] = []
 
     @property
     def address(self) -> str:
@@ -53,6 +61,11 @@ class Script(ITableGateway):
         if isinstance(answer, Exception):
             raise answer
         return list(answer)
+
+    async def pages(
+        self, partitions: tuple[str, str], keys: tuple[str, str] | None = None, *, size: int = PAGE
+    ) -> AsyncGenerator[Sequence[Mapping[str, Any]], None]:
+        yield self.streams
 
 
 SLOT_KEY, STREAM_END = "e.Counter.a.9999999996", "e.Counter.a.9999999999.9"
@@ -179,7 +192,7 @@ async def test_the_first_stream_of_a_shard_is_stored_once_the_layout_row_was_see
     assert script.asked == [("meta", "store", "store")]
 
 
-@pytest.mark.parametrize("row", [[], [META | {"shards": 16}], [META | {"sid": str(UUID(int=2))}]])
+@pytest.mark.parametrize("row", [[META | {"shards": 16}], [META | {"sid": str(UUID(int=2))}]])
 async def test_a_first_commit_is_refused_when_the_layout_row_is_another(row: list[dict[str, Any]]) -> None:
     with pytest.raises(StoreMismatchError, match="was deleted and created again, or cleared, since"):
         await run(Script(RowMissingError(), queries=[row]), record=FIRST)
@@ -187,7 +200,35 @@ async def test_a_first_commit_is_refused_when_the_layout_row_is_another(row: lis
 
 async def test_a_first_commit_of_a_lost_answer_and_of_another_table_is_unknown() -> None:
     with pytest.raises(AppendOutcomeUnknownError):
-        await run(Script(OutcomeUnknownError(), RowMissingError(), queries=[[]]), record=FIRST)
+        await run(Script(OutcomeUnknownError(), RowMissingError(), queries=[[META | {"shards": 16}]]), record=FIRST)
+
+
+async def test_a_first_commit_to_an_emptied_table_is_stored_behind_the_layout_row() -> None:
+    script = Script(RowMissingError(), None, None, None, queries=[[], [META]])
+    await run(script, record=FIRST)
+    layout = "create", {"PartitionKey": "meta", "RowKey": "store"} | META
+    assert script.sent == [[*OPERATIONS, PRESENCE], [layout], [("create", PRESENCE[1])], [*OPERATIONS, PRESENCE]]
+
+
+@pytest.mark.parametrize("answer", [RowExistsError(), None])
+async def test_a_layout_row_that_another_one_wrote_first_counts(answer: Exception | None) -> None:
+    other = META | {"sid": str(UUID(int=2))}
+    with pytest.raises(StoreMismatchError):
+        await run(Script(RowMissingError(), answer, queries=[[], [other]]), record=FIRST)
+
+
+async def test_a_layout_row_without_an_answer_is_looked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    unknown = OutcomeUnknownError()
+    # The commit may be there for all that is known, so its slot is looked at first.
+    await run(Script(RowMissingError(), unknown, RowMissingError(), None, None, queries=[[], [META]]), record=FIRST)
+    assert ["was emptied while it was open" in message for message in caplog.messages] == [True]
+
+
+async def test_streams_without_a_layout_row_get_none() -> None:
+    script = Script(RowMissingError(), queries=[[]])
+    script.streams = [slot("another", 1)]
+    with pytest.raises(StoreMismatchError):
+        await run(script, record=FIRST)
 
 
 @pytest.mark.parametrize("answer", [RowExistsError(), OutcomeUnknownError()])

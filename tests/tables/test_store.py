@@ -177,15 +177,15 @@ class TestOnAzurite:
         async with TableStore.from_connection_string(tables, table=name) as store:
             assert (store.shards, store.store_id) == (16, first)
 
-    async def test_a_new_store_has_64_shards(self, tables: str) -> None:
+    async def test_a_new_store_has_16_shards(self, tables: str) -> None:
         async with TableStore.from_connection_string(tables, table=fresh_name()) as store:
-            assert store.shards == 64
+            assert store.shards == 16
 
     async def test_opening_with_another_number_of_shards_is_refused(self, tables: str) -> None:
         name = fresh_name()
         async with TableStore.from_connection_string(tables, table=name):
             pass
-        with pytest.raises(StoreMismatchError, match="64 shards and cannot be opened with 32"):
+        with pytest.raises(StoreMismatchError, match="16 shards and cannot be opened with 32"):
             await TableStore.from_connection_string(tables, table=name, shards=32).__aenter__()
 
     async def test_a_layout_of_another_version_is_refused(self, tables: str) -> None:
@@ -317,7 +317,7 @@ class TestOnAzurite:
 
     async def test_commit_and_outbox_row_share_a_transaction(self, tables: str) -> None:
         async with TableStore.from_connection_string(tables, table=fresh_name()) as store:
-            blocker = {"PartitionKey": partition_of("Counter.a", 64), "RowKey": outbox_key("Counter.a", 1)}
+            blocker = {"PartitionKey": partition_of("Counter.a", store.shards), "RowKey": outbox_key("Counter.a", 1)}
             await store._gateway._client.create_entity(blocker)
             with pytest.raises(AppendOutcomeUnknownError):
                 await store.insert(commit(), outbox=True)

@@ -67,7 +67,7 @@ class TableStore(Store):
             endpoint: of the table service, such as `https://account.table.core.windows.net`.
             credential: as the SDK takes it.
             table: 3 to 63 letters and digits.
-            shards: partitions to spread streams over, a power of two up to 256; 64 for a new store. It is stored and
+            shards: partitions to spread streams over, a power of two up to 256; 16 for a new store. It is stored and
                 never changes: None takes what is there, another than what is there is refused.
             deadline: seconds that opening, or any one request, may take; after which an append without a definite
                 answer raises AppendOutcomeUnknownError.
@@ -181,7 +181,10 @@ class TableStore(Store):
         return self._opened
 
     async def insert(self, record: CommitRecord, *, outbox: bool, views: Sequence[ViewRecord] = ()) -> None:
-        """One transaction, one request unless it fails, three more once for each shard. See `ICommitStore.insert`."""
+        """One transaction, one request unless it fails, three more once for each shard. See `ICommitStore.insert`.
+
+        A table that was emptied since it was opened is used on, under the same id, with a warning in the log.
+        """
         partition = self._partition(record.stream)
         operations = insertion(record, partition, views, outbox=outbox)
         await append(self._table, self._layout, record, partition, operations, deadline=self._deadline)
