@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from tests.servicebus.receiving import (
     DEAD_LETTERS,
@@ -97,6 +99,22 @@ async def test_many_dead_letters_come_in_pages(
 ) -> None:
     monkeypatch.setattr(deadletters, "PAGE", 3)
     assert len(await subscription.dead_letters()) == 4
+
+
+async def test_no_more_are_asked_for_than_are_wanted(
+    subscription: ServiceBusSubscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    peek = ServiceBusReceiver.peek_messages
+
+    async def counted(receiver: ServiceBusReceiver, count: int, **options: Any) -> list[ServiceBusReceivedMessage]:
+        asked.append(count)
+        return await peek(receiver, count, **options)
+
+    monkeypatch.setattr(ServiceBusReceiver, "peek_messages", counted)
+    monkeypatch.setattr(deadletters, "PAGE", 2)
+    assert [letter.message_id for letter in await subscription.dead_letters(limit=3)] == ["a/1", "a/2", "a/3"]
+    assert asked == [2, 1]
 
 
 async def test_a_dead_letter_of_others_may_lack_everything(
