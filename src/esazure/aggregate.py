@@ -24,6 +24,7 @@ from esazure.errors import (
     CorruptStreamError,
     EventNotStorableError,
     InvalidIdError,
+    StoreMismatchError,
     UnknownEventTypeError,
     UnusableAggregateError,
 )
@@ -294,6 +295,21 @@ def check_persistable(aggregate: AggregateRoot[Any, Any]) -> None:
     state = state_of(aggregate)
     if state.unusable is not None or state.persisting:
         raise UnusableAggregateError(f"{stream_of(aggregate)} cannot be persisted: {_why_not(state)}")
+
+
+def check_home(aggregate: AggregateRoot[Any, Any], store_id: UUID) -> None:
+    """Refuse a copy whose events are in another store, or may be.
+
+    Raises:
+        StoreMismatchError: it was loaded or persisted there.
+    """
+    state = state_of(aggregate)
+    home = state.store_id if state.in_doubt is None else state.in_doubt.store_id
+    if home is not None and home != store_id:
+        raise StoreMismatchError(
+            f"{stream_of(aggregate)} belongs to the store {home}, and this one is {store_id}: "
+            "persist it where it was loaded or first persisted, or load it from this store"
+        )
 
 
 def accept(aggregate: AggregateRoot[Any, Any], commit: Commit[Any]) -> None:

@@ -284,6 +284,12 @@ class IEventsRepository(Protocol[A, TId_contra]):
 
     @property
     @abstractmethod
+    def store_id(self) -> UUID:
+        """Of the store it stores in."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
     def outbox(self) -> IOutbox | None:
         """Where commits wait until they are published; None when this repository keeps no outbox."""
         raise NotImplementedError
@@ -365,6 +371,12 @@ class IEventProducer(Protocol):
 
 class IEventsService(Protocol[A, TId_contra]):
     """What application code holds: load, act, persist."""
+
+    @property
+    @abstractmethod
+    def store_id(self) -> UUID:
+        """Of the store it persists into."""
+        raise NotImplementedError
 
     @abstractmethod
     async def persist(

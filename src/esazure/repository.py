@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from os import urandom
 from typing import Any, Generic, Self
+from uuid import UUID
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -23,6 +24,7 @@ from esazure.aggregate import (
     TId,
     accept,
     as_class,
+    check_home,
     check_persistable,
     codec_of,
     id_text,
@@ -40,7 +42,6 @@ from esazure.errors import (
     CorruptStreamError,
     EsAzureError,
     ReadOnlyAggregateError,
-    StoreMismatchError,
     UnusableAggregateError,
 )
 from esazure.events import CommandRecord, Commit, CommitRecord, decode_metadata, decode_time
@@ -170,6 +171,11 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self._clock = clock
         self._leaves_row = outbox
         self._outbox = None if outbox is False else StreamOutbox(store, self._commit_of)
+
+    @property
+    def store_id(self) -> UUID:
+        """See `IEventsRepository.store_id`."""
+        return self._store.store_id
 
     @property
     def outbox(self) -> IOutbox | None:
@@ -316,12 +322,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
                 f"{stream_of(aggregate)} was loaded as of version {state.stored_version}, to look at: "
                 "load it without a version to change it"
             )
-        home = state.store_id if state.in_doubt is None else state.in_doubt.store_id
-        if home is not None and home != self._store.store_id:
-            raise StoreMismatchError(
-                f"{stream_of(aggregate)} belongs to the store {home}, and this one is {self._store.store_id}: "
-                "persist it where it was loaded or first persisted, or load it from this store"
-            )
+        check_home(aggregate, self._store.store_id)
         if not state.pending:
             return None
         if state.in_doubt is None:

@@ -9,6 +9,7 @@ from inspect import isawaitable
 from itertools import chain
 from random import uniform
 from typing import TYPE_CHECKING, Any, Generic
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 from typing_extensions import TypeVar
@@ -47,6 +48,11 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         self._queues: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
         self.undispatched = 0
         """How many times `persist` stored a commit and could not dispatch it."""
+
+    @property
+    def store_id(self) -> UUID:
+        """See `IEventsService.store_id`."""
+        return self._repository.store_id
 
     async def persist(
         self, aggregate: A, *, command_id: str | None = None, request: IRequest | None = None

@@ -28,7 +28,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, state_of, stream_of
+from esazure.aggregate import AggregateRoot, check_home, state_of, stream_of
 from esazure.documents import IDocumentStore, check_collection
 from esazure.errors import (
     AppendOutcomeUnknownError,
@@ -140,8 +140,12 @@ class UniqueValues:
             CommandHandledError: it took longer than the expiry, and somebody asked for the value: nothing was stored
                 nor will be under this command id. Send it again as a new command.
             InvalidIdError: the value is not well-formed Unicode, or see `EventsService.persist`.
-            ValueError: the service persists into another store than that of these values.
+            ValueError: the service persists into another store than that of these values; nothing was done.
+            StoreMismatchError: the aggregate belongs to another store; nothing was done.
         """
+        if service.store_id != self._store.store_id:
+            raise ValueError(f"unique values {self.name!r} are kept in another store than the one of this service")
+        check_home(aggregate, self._store.store_id)
         key = self._key(value)
         old_key = None if instead_of is None or instead_of == value else self._key(instead_of)
         if not aggregate.pending:
@@ -168,10 +172,12 @@ class UniqueValues:
         Raises:
             ValueTakenError, InvalidIdError: see `persist`.
             ValueError: not a stream's name.
+            StoreMismatchError: the aggregate belongs to another store.
             StoreError: the store could not be asked; the value may be reserved or not.
             CorruptStreamError: the claim is damaged.
         """
         if not isinstance(holder, str):
+            check_home(holder, self._store.store_id)
             return await self._reserve(self._key(value), stream_of(holder), command_id)
         split_stream_name(holder)
         return await self._reserve(self._key(value), holder, command_id)
@@ -218,8 +224,10 @@ class UniqueValues:
 
         Raises:
             InvalidIdError: the value is not well-formed Unicode.
+            StoreMismatchError: the aggregate belongs to another store.
             StoreError, CorruptStreamError: as `reserve`; call again.
         """
+        check_home(aggregate, self._store.store_id)
         return await self._release(self._key(value), stream_of(aggregate), state_of(aggregate).stored_version)
 
     async def owner(self, value: str) -> str | None:
@@ -267,8 +275,6 @@ class UniqueValues:
         except _NOT_STORED:
             await self._without_fail(self.abandon(reservation), reservation.stream)
             raise
-        if commit is not None and commit.store_id != self._store.store_id:
-            raise ValueError(f"unique values {self.name!r} are kept in another store than {reservation.stream} is")
         # With events left, an earlier commit of this command was returned. If its reservation was found, it is about
         # this value; else the id was used for two different commands.
         if commit is None or (aggregate.pending and reservation.new):

@@ -26,11 +26,12 @@ from esazure import (
     EventsService,
     InvalidIdError,
     StoreError,
+    StoreMismatchError,
     StoreUnavailableError,
     UnusableAggregateError,
 )
 from esazure.aggregate import stream_of
-from esazure.errors import CommandHandledError, ValueTakenError
+from esazure.errors import AggregateNotFoundError, CommandHandledError, ValueTakenError
 from esazure.memory import InMemoryStore
 from esazure.sqlite import SqliteStore
 from esazure.store import Store
@@ -194,10 +195,37 @@ def test_a_name_that_cannot_be_a_collections_is_refused(memory: InMemoryStore, n
         memory.unique_values(name)
 
 
-async def test_a_service_of_another_store_is_found_out(memory: InMemoryStore) -> None:
+@pytest.mark.parametrize("command_id", [None, "create-1"])
+async def test_a_service_of_another_store_is_refused_before_anything_is_reserved_or_stored(
+    memory: InMemoryStore, command_id: str | None
+) -> None:
     elsewhere = EventsService(InMemoryStore().events(Customer))
+    emails = memory.unique_values("email")
+    ada = Customer.create("ada", EMAIL)
     with pytest.raises(ValueError, match="kept in another store"):
-        await memory.unique_values("email").persist(elsewhere, Customer.create("ada", EMAIL), EMAIL)
+        await emails.persist(elsewhere, ada, EMAIL, command_id=command_id)
+    assert ada.pending
+    with pytest.raises(AggregateNotFoundError):
+        await elsewhere.rehydrate("ada")
+    await emails.persist(EventsService(memory.events(Customer)), Customer.create("grace", EMAIL), EMAIL)
+
+
+async def test_what_an_aggregate_of_another_store_has_is_neither_claimed_nor_released(memory: InMemoryStore) -> None:
+    """The same id in another store is another stream, at another version."""
+    elsewhere, here = EventsService(InMemoryStore().events(Customer)), EventsService(memory.events(Customer))
+    emails = memory.unique_values("email")
+    await emails.persist(here, Customer.create("ada", EMAIL), EMAIL)
+    await elsewhere.persist(Customer.create("ada", "another"))
+    ada = await elsewhere.rehydrate("ada")
+    with pytest.raises(StoreMismatchError, match="belongs to the store"):
+        await emails.release(EMAIL, ada)
+    with pytest.raises(StoreMismatchError, match="belongs to the store"):
+        await emails.reserve(OTHER, ada, "change-1")
+    ada.change_email(EMAIL)
+    with pytest.raises(StoreMismatchError, match="belongs to the store"):
+        await emails.persist(here, ada, OTHER)
+    assert [await emails.owner(value) for value in (EMAIL, OTHER)] == ["Customer.ada", None]
+    await emails.persist(here, Customer.create("grace", OTHER), OTHER)
 
 
 # The same command again.
