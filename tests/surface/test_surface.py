@@ -18,14 +18,14 @@ import esazure
 
 PUBLIC = {
     "esazure": """
-        AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Command CommandHandledError Commit CommitStore
-        CommitTooLargeError ConcurrencyError CorruptStreamError DispatchError DomainEvent EsAzureError EventEnvelope
-        EventNotStorableError EventsService HandlerFailedError IEventProducer IEventsRepository IEventsService
-        Integration IntegrationEvent IntegrationMessage InvalidCommandError InvalidIdError PoisonMessageError
-        ProblemDetails ReadOnlyAggregateError RefusedError RetryLaterError Snapshotted StoreError StoreMismatchError
-        StoreUnavailableError SubscriptionError UnknownEventTypeError UnusableAggregateError ValueTakenError
-        ViewBehindError ViewOutdatedError current_metadata invalid_command metadata problem_details thin validation
-        whole
+        AggregateNotFoundError AggregateRoot AppendOutcomeUnknownError Command CommandHandledError CommandReusedError
+        Commit CommitStore CommitTooLargeError ConcurrencyError CorruptStreamError DispatchError DomainEvent
+        EsAzureError EventEnvelope EventNotStorableError EventsService HandlerFailedError IEventProducer
+        IEventsRepository IEventsService Integration IntegrationEvent IntegrationMessage InvalidCommandError
+        InvalidIdError PoisonMessageError ProblemDetails ReadOnlyAggregateError RefusedError RetryLaterError Snapshotted
+        StoreError StoreMismatchError StoreUnavailableError SubscriptionError UnknownEventTypeError
+        UnusableAggregateError ValueTakenError ViewBehindError ViewOutdatedError current_metadata invalid_command
+        metadata problem_details thin validation whole
     """,
     "esazure.commands": """
         Command PROBLEM_MEDIA_TYPE ProblemDetails FieldProblem Problems invalid_command problem_details validation

@@ -197,7 +197,8 @@ async def carry_out(store: TableStore, command_id: str, streams: list[str], told
 async def give_up(store: TableStore, command_id: str, streams: list[str], told: list[tuple[str, object]]) -> None:
     """Forbid the command."""
     stream = streams[int(command_id) % len(streams)]
-    told.append((command_id, await answered(lambda: store.find_command(stream, command_id, forbid=True))))
+    handled = await answered(lambda: store.find_command(stream, command_id, forbid=True))
+    told.append((command_id, None if handled is None else handled.first_version))
 
 
 @pytest.mark.parametrize(("place", "commands"), PLACES)
