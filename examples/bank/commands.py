@@ -40,7 +40,14 @@ def _payable(money: Money) -> Money:
 
 
 CommandId = Annotated[str, Field(min_length=1, max_length=256)]
-Name = Annotated[str, AfterValidator(person_name)]
+_IN_A_LINE = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*"
+_NAME = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 200,
+    "pattern": rf"^{_IN_A_LINE}[\p{{L}}\p{{N}}\p{{P}}\p{{S}}]{_IN_A_LINE}$",
+}
+Name = Annotated[str, AfterValidator(person_name), WithJsonSchema(_NAME)]
 EmailAddress = Annotated[Email, BeforeValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
 Payment = Annotated[Money, AfterValidator(_payable)]
 

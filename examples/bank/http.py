@@ -6,24 +6,22 @@ answers the same. Its answer has a `Version-Token`: a GET with `?after=<token>` 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import APIRouter, FastAPI, Header, Query, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Query, Response
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 from typing_extensions import TypeVar
 
 from bank.commands import CreateCustomer, Deposit, EmailAddress, Name, OpenAccount, Withdraw
-from bank.domain import Account, Currency, Customer, Money
+from bank.domain import Account, Currency, Money
 from bank.problems import PROBLEMS, ProblemsApp, add_problems
 from bank.system import BankSystem
 from bank.views import AccountCard, AccountDetails, CustomerItem, View, account_card
 from esazure import AggregateNotFoundError, AggregateRoot
 from esazure.commands import Command
-from esazure.errors import InvalidCommandError
 from esazure.views import Views, parse_token
 
 TOKEN = "Version-Token"  # noqa: S105 - not that kind of token
@@ -36,16 +34,23 @@ MaybeKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=256, description=f"{_WHAT} Without one, each is another."),
 ]
-_TOKEN_PATTERN = "^[A-Za-z]+[.][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}@[0-9]{1,10}$"  # noqa: S105 - nor this
-After = Annotated[
+
+
+def _after(*types: str) -> Any:
+    pattern = f"^({'|'.join(types)})[.][0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}@[1-9][0-9]{{0,9}}$"
+    what = "A Version-Token of what is shown here: waits until it is. 404 when it is never shown here."
+    return Query(description=what, max_length=80, pattern=pattern)
+
+
+Page = Annotated[
     str | None,
     Query(
-        description="A Version-Token: waits until what it stands for is shown.",
-        max_length=80,
-        pattern=_TOKEN_PATTERN,
+        description="`next` of the page before. 404 when there is no such page.",
+        min_length=1,
+        max_length=200,
+        pattern="^[A-Za-z0-9_-]+$",
     ),
 ]
-Page = Annotated[str | None, Query(description="`next` of the page before.", min_length=1, max_length=200)]
 
 # An id is made from the key, so that a repeat finds what the first attempt made, also after a crash.
 _CUSTOMERS = UUID("5b3a3b0e-9d5c-4c55-8f5d-0a5b6b1e6a01")
@@ -128,13 +133,16 @@ def _customers(system: BankSystem) -> APIRouter:
 
     @routes.get("")
     async def list_customers(
-        page: Page = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100, after: After = None
+        page: Page = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: Annotated[str | None, _after("Customer")] = None,
     ) -> CustomerPage:
         if after is not None:
-            customer_id = _check_feeds(after, {Customer: None})
-            await views.archive.wait_for(customer_id, after)
-        with _refusing("page"):
+            await _shown(views.archive, UUID(parse_token(after)[1]), after, bank.customers.rehydrate)
+        try:
             found = await views.archive.list(after=page, limit=limit)
+        except ValueError:
+            raise HTTPException(404, "There is no such page") from None
         return CustomerPage(customers=list(found.views), next=found.next)
 
     @routes.post("", status_code=201)
@@ -152,9 +160,16 @@ def _customers(system: BankSystem) -> APIRouter:
         return Created(id=command.customer_id)
 
     @routes.get("/{id}")
-    async def get_customer(id: UUID, currency: Currency = Currency.EUR, after: After = None) -> CustomerAnswer:
+    async def get_customer(
+        id: UUID,
+        currency: Currency = Currency.EUR,
+        after: Annotated[str | None, _after("Customer", "Account")] = None,
+    ) -> CustomerAnswer:
         if after is not None:
-            _check_feeds(after, {Customer: id, Account: None})
+            kind, text, _ = parse_token(after)
+            _check_is_shown(
+                id == (UUID(text) if kind == "Customer" else (await bank.accounts.rehydrate(UUID(text))).owner_id)
+            )
         customer = await _shown(views.customers, id, after, bank.customers.rehydrate)
         return CustomerAnswer(
             id=customer.id,
@@ -182,9 +197,9 @@ def _accounts(system: BankSystem) -> APIRouter:
         return Created(id=command.account_id)
 
     @routes.get("/{id}")
-    async def get_account(id: UUID, after: After = None) -> AccountDetails:
+    async def get_account(id: UUID, after: Annotated[str | None, _after("Account")] = None) -> AccountDetails:
         if after is not None:
-            _check_feeds(after, {Account: id})
+            _check_is_shown(id == UUID(parse_token(after)[1]))
         return await _shown(views.accounts, id, after, bank.accounts.rehydrate)
 
     @routes.get("/{id}/balance")
@@ -231,26 +246,7 @@ async def _shown(
     return view
 
 
-def _check_feeds(after: str, feeding: Mapping[type[AggregateRoot[Any]], UUID | None]) -> UUID:
-    """The id of the aggregate a token is about: one of these classes, and of each this very one, or any (None).
-
-    Raises:
-        InvalidCommandError: nothing that this stands for is ever shown, so waiting would be in vain.
-    """
-    ids = {aggregate_class.aggregate_type: aggregate_id for aggregate_class, aggregate_id in feeding.items()}
-    with _refusing("after"):
-        kind, text, _ = parse_token(after)
-        if kind in ids:
-            aggregate_id = UUID(text) if ids[kind] is None else ids[kind]
-            if aggregate_id is not None and str(aggregate_id) == text:
-                return aggregate_id
-        raise ValueError("this is the token of something that is not shown here")
-
-
-@contextmanager
-def _refusing(field: str) -> Generator[None]:
-    """What esazure calls a ValueError is a field error here."""
-    try:
-        yield
-    except ValueError as error:
-        raise InvalidCommandError([(field, str(error))]) from None
+def _check_is_shown(is_shown: bool) -> None:  # noqa: FBT001 - what it is about
+    """Raises HTTPException: a token of something else is never shown, so waiting would be in vain."""
+    if not is_shown:
+        raise HTTPException(404, "This is the token of something that is not shown here")

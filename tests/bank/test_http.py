@@ -129,6 +129,7 @@ class TestCustomers:
 
     async def test_a_page_that_is_none_and_a_limit_that_is_too_high_are_refused(self, world: World) -> None:
         assert_problem(await world.get("/customers", page="*"), 422)
+        assert_problem(await world.get("/customers", page="0"), 404)
         assert_problem(await world.get("/customers", limit=1001), 422)
         assert_problem(await world.get("/customers", after="*"), 422)
 
@@ -175,16 +176,22 @@ class TestAccounts:
 
     async def test_a_token_of_what_a_view_never_shows_is_refused(self, world: World) -> None:
         account = await world.account(await world.customer())
+        other = await world.account(await world.customer(email=f"{uuid4()}@example.com"))
         owner = account.owner_id
-        for url, kind, token in (
-            (f"/accounts/{account.id}", "is of a customer", f"Customer.{owner}@1"),
-            (f"/accounts/{account.id}", "is of another account", f"Account.{NOBODY}@1"),
-            (f"/customers/{owner}", "is of another customer", f"Customer.{NOBODY}@1"),
-            (f"/customers/{owner}", "is of nothing in this bank", f"Branch.{owner}@1"),
+        for url, status, kind, token in (
+            (f"/accounts/{account.id}", 422, "is of a customer", f"Customer.{owner}@1"),
+            (f"/accounts/{account.id}", 404, "is of another account", f"Account.{NOBODY}@1"),
+            (f"/accounts/{account.id}", 422, "is of no version", f"Account.{account.id}@0"),
+            (f"/customers/{owner}", 404, "is of another customer", f"Customer.{NOBODY}@1"),
+            (f"/customers/{owner}", 404, "is of another customer's account", other.token),
+            (f"/customers/{owner}", 404, "is of no account", f"Account.{NOBODY}@1"),
+            (f"/customers/{owner}", 422, "is of nothing in this bank", f"Branch.{owner}@1"),
+            ("/customers", 404, "is of no customer", f"Customer.{NOBODY}@1"),
         ):
             answer = await world.http.get(url, params={"after": token})
-            refused = assert_problem(answer, 422)
-            assert [error["field"] for error in refused["errors"]] == ["after"], kind
+            refused = assert_problem(answer, status)
+            if status == 422:
+                assert [error["field"] for error in refused["errors"]] == ["after"], kind
 
 
 class TestMoney:

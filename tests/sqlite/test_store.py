@@ -261,13 +261,16 @@ class TestFilesOfOthers:
         change(file, statement)
         await self.refuse(file, StoreError, "something else")
 
-    async def test_another_layout_is_refused_and_kept(self, file: Path) -> None:
+    @pytest.mark.parametrize("layout", [1, 3])
+    async def test_another_layout_is_refused_and_kept(self, file: Path, layout: int) -> None:
         async with SqliteStore(file) as store:
             await store.insert(commit(), outbox=True)
-        change(file, "UPDATE meta SET value = 2 WHERE key = 'layout'")
+        change(file, "UPDATE meta SET value = ? WHERE key = 'layout'", layout)
         with closing(sqlite3.connect(file)) as db:
             db.execute("PRAGMA journal_mode = DELETE")  # so that its bytes can be compared
-        await self.refuse(file, StoreMismatchError, "layout 2")
+        await self.refuse(
+            file, StoreMismatchError, f"has layout {layout}, this version of esazure uses 2: open it with"
+        )
 
     async def test_a_damaged_store_id_is_refused(self, file: Path) -> None:
         async with SqliteStore(file):

@@ -182,7 +182,7 @@ async def test_a_stored_commit_is_known_by_its_place_and_the_tag_of_its_row() ->
 
 FIRST = replace(RECORD, first_version=1, after="")
 PRESENCE = "touch", {"PartitionKey": "00", "RowKey": "s.00000000-0000-0000-0000-000000000001"}
-META = {"layout": 1, "shards": 64, "sid": "00000000-0000-0000-0000-000000000001"}
+META = {"layout": 2, "shards": 64, "sid": "00000000-0000-0000-0000-000000000001"}
 
 
 async def test_the_first_stream_of_a_shard_is_stored_once_the_layout_row_was_seen() -> None:

@@ -157,12 +157,11 @@ def person_name(text: str) -> str:
         InvalidValueError: blank, over 200 characters, or with characters that no name has, such as a line break.
     """
     name = unicodedata.normalize("NFC", text.strip())
-    categories = [unicodedata.category(character) for character in name]
-    if not _BREAKS_TEXT.isdisjoint(categories):
+    # Of the text: what is trimmed may be a space, but no line break either.
+    if name and not _BREAKS_TEXT.isdisjoint(unicodedata.category(character) for character in text):
         raise InvalidValueError("must not have line breaks or control characters")
     if not any(
-        category.startswith(_SHOWS) and character not in _SHOWS_NOTHING
-        for character, category in zip(name, categories, strict=True)
+        unicodedata.category(character).startswith(_SHOWS) and character not in _SHOWS_NOTHING for character in name
     ):
         raise InvalidValueError("must not be blank")
     if len(name) > _MOST_CHARACTERS_OF_A_NAME:

@@ -12,7 +12,7 @@ from esazure.errors import StoreError, StoreMismatchError
 from esazure.sqlite.transactions import transaction
 from esazure.sqlite.worker import code_of
 
-_LAYOUT = 1
+_LAYOUT = 2  # 1: other tables for commands, and claims under other keys
 _APPLICATION_ID = 0x6573617A  # "esaz" in the file's header says whose file it is before any table is looked at
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
@@ -58,7 +58,7 @@ def prepare(db: sqlite3.Connection, path: Path, busy_timeout: float) -> UUID:
     if meta.get("layout") != _LAYOUT:
         raise StoreMismatchError(
             f"{path} has layout {meta.get('layout')!r:.20}, this version of esazure uses {_LAYOUT}: "
-            "open it with the version that created it"
+            "open it with the version that created it, or use another file"
         )
     _use_wal(db, path, time.monotonic() + busy_timeout)
     try:

@@ -133,7 +133,8 @@ async def _read(gateway: ITableGateway, wanted_shards: int | None) -> Layout | N
     layout, shards, store_id = rows[0].get("layout"), rows[0].get("shards"), rows[0].get("sid")
     if layout != LAYOUT:
         raise StoreMismatchError(
-            f"{gateway.address} has layout {layout}, this version of esazure reads layout {LAYOUT}"
+            f"{gateway.address} has layout {layout!r:.20}, this version of esazure uses {LAYOUT}: "
+            "open it with the version that created it, or use another table"
         )
     if type(shards) is not int or not are_shards(shards) or not _UUID.fullmatch(str(store_id)):
         raise CorruptStreamError(f"{gateway.address}: its layout row is damaged")

@@ -39,7 +39,7 @@ from esazure.tables.columns import (
 )
 from esazure.tables.gateway import Operation
 
-LAYOUT = 1
+LAYOUT = 2  # 1: claims were kept under other keys, so their values would seem free
 META_KEY = ("meta", "store")
 LEASE_KEY = "l.relay"
 SWEEP_RANGE = ("l.", "o/")
