@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError
 from azure.data.tables import TableErrorCode
 
 from esazure.errors import StoreError, StoreUnavailableError
@@ -151,7 +151,7 @@ def meaning(error: Exception) -> StoreError:
     code = code_of(error)
     if isinstance(error, NotSentError):
         return _meaning_of_no_token(error)
-    if code == TableErrorCode.TABLE_NOT_FOUND or (code is None and isinstance(error, ResourceNotFoundError)):
+    if code == TableErrorCode.TABLE_NOT_FOUND:
         return TableMissingError("the table does not exist: create it in the deployment, or check its name")
     if code == TableErrorCode.TABLE_BEING_DELETED:
         return StoreUnavailableError("the table is being deleted: wait for half a minute, or use another name")
