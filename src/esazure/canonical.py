@@ -8,7 +8,7 @@ versions of Python, because stored hashes depend on them: never change what is w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -51,7 +51,7 @@ def _plain(value: Any, field: str) -> object:  # noqa: PLR0911, PLR0912, C901 - 
             return [type(value).__name__, _plain(value.value, field)]
         case BaseModel():
             return [type(value).__name__, _fields(value, field)]
-        case SecretStr() | SecretBytes():
+        case Secret() | SecretStr() | SecretBytes():
             return [type(value).__name__, _plain(value.get_secret_value(), field)]
         case UUID():
             return ["UUID", str(value)]
@@ -76,10 +76,11 @@ def _plain(value: Any, field: str) -> object:  # noqa: PLR0911, PLR0912, C901 - 
     if is_dataclass(value):
         parts = {part.name: _plain(getattr(value, part.name), field) for part in fields(value) if part.compare}
         return [type(value).__name__, parts]
-    try:
-        return [type(value).__name__, to_jsonable_python(value)]  # URLs, addresses, paths
-    except PydanticSerializationError:
-        pass
+    if not isinstance(value, Iterator):  # which would be empty afterwards
+        try:
+            return [type(value).__name__, to_jsonable_python(value)]  # URLs, addresses, paths
+        except PydanticSerializationError:
+            pass
     raise TypeError(
         f"{field}: a {type(value).__name__} cannot be hashed: give it as a dataclass or a pydantic model, or override "
         "`digest`"

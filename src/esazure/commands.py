@@ -86,6 +86,7 @@ class Command(BaseModel):
 
         Equal commands have the same one under the same id, in every process, on every version of Python. A field that
         was left out, or has its default value, does not count: adding an optional field to the class changes no hash.
+        (Of a dataclass in a command every field counts.)
 
         It is a HMAC-SHA256 with the id as its key. So equal commands of different ids look different, and no table of
         guesses fits two of them; but who knows the id can check a guess. Override this where that is too much.

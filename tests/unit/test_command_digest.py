@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import AnyUrl, BaseModel, Field, PrivateAttr, RootModel, SecretStr, computed_field
+from pydantic import AnyUrl, BaseModel, Field, PrivateAttr, RootModel, Secret, SecretStr, computed_field
 from typing_extensions import TypedDict
 
 from esazure.commands import Command
@@ -151,6 +151,7 @@ def test_values_that_differ_have_hashes_that_differ() -> None:
         *(Kind.A, Kind.B, date(2026, 1, 2), datetime(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02"),  # noqa: DTZ001 - one without
         *(time(1), time(1, tzinfo=UTC), timedelta(1), timedelta(microseconds=1), ID, str(ID), IPv4Address("10.0.0.1")),
         *(AnyUrl("https://a.example/"), "https://a.example/", SecretStr("a"), SecretStr("b"), "a", "**********"),
+        *(Secret(5), Secret(6), Secret({"pin": 1}), AnyUrl("https://u:1@a.example/"), AnyUrl("https://u:2@a.example/")),
         *(Money(Decimal(5), "EUR"), Money(Decimal(5), "USD"), Line(shop="a"), Line(shop="b"), Line(shop="a", tip=1)),
         *(float(2**53), 2**53 + 1, Decimal(1000000000000000000000000000001), Decimal(10) ** 30, "e\u0301", "\u00e9"),
     ]
@@ -214,6 +215,13 @@ def test_nothing_of_it_can_be_read_and_equal_commands_of_two_ids_look_different(
     assert one != other
     assert len(one) == 64
     assert set(one + other) <= set("0123456789abcdef")
+
+
+def test_what_can_be_read_once_is_refused_and_left_as_it_is() -> None:
+    lines = iter(["milk", "bread"])
+    with pytest.raises(TypeError, match="^value: a list_iterator cannot be hashed"):
+        digest(lines)
+    assert list(lines) == ["milk", "bread"]
 
 
 def test_what_nobody_can_write_names_its_field_and_not_its_value() -> None:
