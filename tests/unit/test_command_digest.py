@@ -219,7 +219,7 @@ def test_nothing_of_it_can_be_read_and_equal_commands_of_two_ids_look_different(
 
 def test_what_can_be_read_once_is_refused_and_left_as_it_is() -> None:
     lines = iter(["milk", "bread"])
-    with pytest.raises(TypeError, match="^value: a list_iterator cannot be hashed"):
+    with pytest.raises(TypeError, match=r"^value: a list_iterator cannot be hashed"):
         digest(lines)
     assert list(lines) == ["milk", "bread"]
 
