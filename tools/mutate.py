@@ -248,6 +248,9 @@ MUTANTS = (
     Mutant("a plain event may have any number", "plain.py", (("if not is_exact(values[name]):", "if False:"),), _PLAIN),
     Mutant("a plain class may have aliases", "plain.py", (("if not field.keys() <= _FIELD:", "if False:"),), _PLAIN),
     Mutant("a plain class may have constraints", "plain.py", ((" if schema.keys() <= _PLAIN else None", ""),), _PLAIN),
+    Mutant(
+        "a plain class may not be frozen", "plain.py", (('.get("frozen")', '.get("frozen", True) is None'),), _PLAIN
+    ),
     Mutant("a plain class may be configured anyhow", "plain.py", (("config == _CONFIG and ", ""),), _PLAIN),
     Mutant("a plain class may have an __init__", "plain.py", ((' and not schema.get("custom_init")', ""),), _PLAIN),
     Mutant(
@@ -300,7 +303,7 @@ MUTANTS = (
         (("if zone != its or one.fold != other.fold:", "if None:"),),
         _SNAPSHOTS,
     ),
-    Mutant("a snapshot may record", "snapshots.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
+    Mutant("a snapshot may record", "aggregate.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
     Mutant(
         "fields that are not declared may come back different",
         "proof.py",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
-from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction, signature
 from operator import length_hint
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -35,7 +36,7 @@ E = TypeVar("E", bound=DomainEvent)
 TId = TypeVar("TId", bound=UUID | str, default=UUID)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # what is pending is payload
 class StreamState:
     """Where an aggregate stands against its stream; the library's side of an aggregate, kept apart from the user's."""
 
@@ -312,6 +313,17 @@ def check_home(aggregate: AggregateRoot[Any, Any], store_id: UUID) -> None:
         )
 
 
+@contextmanager
+def looked_at(aggregate: AggregateRoot[Any, Any]) -> Iterator[None]:
+    """Code of the user gets it to look at: nothing may be recorded inside."""
+    state = state_of(aggregate)
+    state.persisting = True
+    try:
+        yield
+    finally:
+        state.persisting = False
+
+
 def accept(aggregate: AggregateRoot[Any, Any], commit: Commit[Any]) -> None:
     """The commit is durable: its events are no longer pending."""
     state = state_of(aggregate)
@@ -397,6 +409,13 @@ def as_class(factory: Callable[[Any], A]) -> type[A]:
         raise TypeError(f"give the aggregate class itself, a subclass of AggregateRoot, not {factory!r}")
     if not factory.event_types:
         raise TypeError(f"{factory.__name__} declares no events: subclass AggregateRoot[YourEvents]")
+    try:
+        signature(factory).bind(object())
+    except TypeError:
+        raise TypeError(
+            f"{factory.__name__}.__init__ must accept the id alone, for a load calls it so: record what else is known "
+            "in the first event, in a class method"
+        ) from None
     return cast("type[A]", factory)
 
 
@@ -408,7 +427,10 @@ def _why_not(state: StreamState) -> str:
     if state.unusable is not None:
         return state.unusable
     if state.persisting:
-        return "another task is persisting this copy; give each task a copy of its own"
+        return (
+            "another task is persisting this copy, or a view or a snapshot is made of it; give each task a copy of its "
+            "own, and record in command methods alone"
+        )
     if state.in_doubt is not None:
         return "it is unknown whether its last commit was stored; persist it again first, or load it again"
     return "when() applies events and must not record new ones"

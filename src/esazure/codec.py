@@ -51,15 +51,20 @@ class EventCodec(Generic[E]):
         An event that is stored and cannot be loaded makes its whole stream unreadable; one that comes back different is
         worse. Both happen more easily than one thinks: with `exclude`, secrets, a subclass in a field,
         `model_construct`. Only plain events (`plain.py`) need no proof. Such a one is returned itself, for nothing in
-        it can change. One that cannot be written as JSON, not be read back, or comes back different gives the reason.
+        it can change, unless a field was left to its default. One that cannot be written as JSON, not be read back, or
+        comes back different gives the reason.
         """
         name = event.event_type
         to_json, plain = self._writers[name]
         if plain is not None and plain.have(event):
             try:
-                return f"{name} {to_json(event).decode()}", event
+                text = to_json(event).decode()
             except Exception:  # noqa: BLE001, S110 - a lone surrogate; the proof says where, without quoting it
                 pass
+            else:
+                # A load sets every field, also one that was left to its default: `model_fields_set` shows it.
+                is_whole = len(event.__pydantic_fields_set__) == len(event.__dict__)
+                return f"{name} {text}", event if is_whole else self.validators[name](text)
         proved = prove(event)
         return f"{name} cannot be stored: {proved}" if isinstance(proved, str) else (f"{name} {proved[0]}", proved[1])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, cast
@@ -88,6 +88,12 @@ def is_stored_name(name: object) -> bool:
     return isinstance(name, str) and _STORED_NAME.fullmatch(name) is not None
 
 
+def _reduced(value: Any) -> tuple[Any, ...]:
+    """How a value is copied and pickled: with metadata of its own, for a read-only mapping cannot be."""
+    values = [getattr(value, each.name) for each in fields(value)]
+    return type(value), tuple(dict(each) if isinstance(each, MappingProxyType) else each for each in values)
+
+
 @dataclass(frozen=True, slots=True)
 class EventEnvelope(Generic[E_co]):
     """One event at its place in one stream. `version` counts from 1 without gaps."""
@@ -98,6 +104,7 @@ class EventEnvelope(Generic[E_co]):
     version: int
     occurred_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    __reduce__ = _reduced
 
     @property
     def type(self) -> str:
@@ -195,6 +202,7 @@ class Commit(Generic[E]):
     metadata: Mapping[str, str] = field(repr=False)
     recorded: tuple[E, ...] = field(repr=False)
     """The events alone, oldest first."""
+    __reduce__ = _reduced
 
     @property
     def commit_id(self) -> str:

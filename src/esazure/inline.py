@@ -21,7 +21,7 @@ from typing import Any, Generic, cast, get_type_hints
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, id_text
+from esazure.aggregate import AggregateRoot, TId, id_text, looked_at
 from esazure.errors import AggregateNotFoundError, EventNotStorableError, StoreError
 from esazure.fingerprint import fingerprint
 from esazure.keys import stream_name
@@ -50,8 +50,10 @@ class InlineView(Generic[A, V]):
 
         Raises:
             EventNotStorableError: the view would not come back as it is.
+            UnusableAggregateError: the function records.
         """
-        view: object = self.function(aggregate)
+        with looked_at(aggregate):
+            view: object = self.function(aggregate)
         if type(view) is not self.model:
             why = f"the function returned {type(view).__name__}, not {self.model.__name__}"
         else:

@@ -78,6 +78,8 @@ class PlainEvents:
             known = {}
         if schema.get("type") != "model" or not schema.keys() <= _MODEL or schema["cls"] is not event_type:
             return None
+        if not event_type.model_config.get("frozen"):  # whoever holds one could change it
+            return None
         config = {**schema.get("config", {}), "title": None}
         inner = schema["schema"]
         is_plain = config == _CONFIG and not schema.get("custom_init") and not schema.get("root_model")

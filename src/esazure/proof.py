@@ -22,12 +22,14 @@ from pydantic_core import from_json, to_json
 M = TypeVar("M", bound=BaseModel)
 
 _DIFFERENT = "what would be read back is not equal to it; are its types comparable, is a field excluded or masked?"
+_OTHER_CLASS = "its class, {0}, would come back as {1}: make it a value of {1} itself, or declare the field as {0}"
 _ZONED = (
     "it has a time in a zone such as Europe/Paris, of which the offset alone would come back: record it in UTC, and "
     "the zone's name in a field of its own"
 )
 
 _SIMPLE = {str, int, bool, bytes, NoneType, UUID, date, timedelta}
+_ADDED = {"extra_forbidden", "unexpected_keyword_argument"}
 _DEPTH = 10
 """Names of a path that are said, at most."""
 
@@ -88,7 +90,7 @@ def _difference(one: Any, other: Any) -> _Difference | None:  # noqa: C901, PLR0
     """Where two values are not equal, or not of the same class."""
     kind = type(one)
     if kind is not type(other):
-        return (), f"it is a {kind.__name__} and would come back as a {type(other).__name__}: declare the field as such"
+        return (), _OTHER_CLASS.format(kind.__name__, type(other).__name__)
     if kind in _SIMPLE:
         return None if one == other else ((), _DIFFERENT)
     if isinstance(one, (float, Decimal)):  # -0.0 == 0.0
@@ -145,11 +147,7 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
     if isinstance(value, (list, tuple, deque)):
         return [(str(at), part) for at, part in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
-        return [
-            (field.name, getattr(value, field.name))
-            for field in fields(value)
-            if field.compare and hasattr(value, field.name)
-        ]
+        return [(field.name, getattr(value, field.name)) for field in fields(value) if hasattr(value, field.name)]
     return None
 
 
@@ -192,7 +190,7 @@ def _works(function: Callable[[], object]) -> bool:
 def _declared(text: str, error: ValidationError) -> str:
     """The JSON without what a serializer has added to the fields; the error when that is not all there is to it."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    if any(item["type"] != "extra_forbidden" for item in found):
+    if any(item["type"] not in _ADDED for item in found):
         raise error
     data = from_json(text)
     for item in found:

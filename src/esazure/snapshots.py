@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, cast, get_args, get_origin
 from pydantic import BaseModel
 from typing_extensions import TypeVar, get_original_bases
 
-from esazure.aggregate import AggregateRoot, place_of, state_of, stream_of
+from esazure.aggregate import AggregateRoot, looked_at, place_of, state_of, stream_of
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
 from esazure.proof import is_alike, prove
@@ -91,9 +91,9 @@ class SnapshotCodec(Generic[A]):
             return None
         stream = stream_of(aggregate)
         taken: Any = aggregate
-        state_of(aggregate).persisting = True  # nothing may be recorded
         try:
-            state = taken.snapshot()
+            with looked_at(aggregate):
+                state = taken.snapshot()
             proved = prove(state) if type(state) is self._model else "snapshot returned something else than its model"
             if isinstance(proved, str):
                 raise _NotTakenError(proved)  # noqa: TRY301 - said below, like what user code raises
@@ -113,8 +113,6 @@ class SnapshotCodec(Generic[A]):
             why = str(error)
         except Exception as error:  # noqa: BLE001 - user code may raise anything
             why = f"{type(error).__name__} at {place_of(error)}"
-        finally:
-            state_of(aggregate).persisting = False
         _log.warning("%s: no snapshot at version %d: %s", stream, aggregate.version, why)
         return None
 

@@ -31,6 +31,7 @@ from esazure.errors import (
 )
 from esazure.generations import GenerationPointer
 from esazure.keys import MAX_STREAM_NAME, split_stream_name
+from esazure.proof import prove
 
 __all__ = ["IViews", "Page", "Views", "parse_token"]
 
@@ -264,19 +265,16 @@ class Views(IViews[V], Generic[V]):
         )
 
     def _text(self, sources: Mapping[str, int], view: V | None) -> str:
-        """The document, read back and compared: see `EventCodec.encode` for what happens otherwise."""
-        why = f"{type(view).__name__} is not {self._model.__name__}"
-        if view is None or type(view) is self._model:
-            try:
-                shown = "null" if view is None else _serialized(view)
-                text = f'{{"sources":{json.dumps(dict(sources), separators=(",", ":"))},"view":{shown}}}'
-                found = self._validate(text)
-                if found.view == view and found.sources == sources:
-                    return text
-                why = "what would be read back is not equal to it"
-            except Exception as error:  # noqa: BLE001 - serializers and validators of the model's own may raise anything
-                why = f"it cannot be written and read back ({type(error).__name__})"
-        raise EventNotStorableError(f"{self.name}: a view cannot be stored: {why}")
+        """The document; the view in it is proved like an event."""
+        if view is None:
+            proved: tuple[str, object] | str = ("null", None)
+        elif type(view) is self._model:
+            proved = prove(view)
+        else:
+            proved = f"{type(view).__name__} is not {self._model.__name__}"
+        if isinstance(proved, str):
+            raise EventNotStorableError(f"{self.name}: a view cannot be stored: {proved}")
+        return f'{{"sources":{json.dumps(dict(sources), separators=(",", ":"))},"view":{proved[0]}}}'
 
 
 def key_text(key: Key) -> str:
@@ -288,10 +286,6 @@ def key_text(key: Key) -> str:
     if not isinstance(key, str | UUID):
         raise TypeError(f"the key of a view is a str or a UUID, not {type(key).__name__}")
     return id_text(key)
-
-
-def _serialized(view: BaseModel) -> str:
-    return view.__pydantic_serializer__.to_json(view, by_alias=True, warnings=False).decode()
 
 
 def parse_token(token: str) -> tuple[str, str, int]:

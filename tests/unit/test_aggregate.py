@@ -12,16 +12,19 @@ from typing import Annotated, Any, ClassVar, Generic, NewType
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from tests.unit.doubles import TroubledStore
 from typing_extensions import TypeAliasType, TypeVar
 
 from esazure import (
     AggregateRoot,
+    AppendOutcomeUnknownError,
     DomainEvent,
     EventNotStorableError,
     InvalidIdError,
     UnknownEventTypeError,
     UnusableAggregateError,
+    metadata,
 )
 from esazure.aggregate import as_class, replay, state_of, stream_of
 from esazure.codec import EventCodec
@@ -472,10 +475,54 @@ async def test_what_becomes_of_the_values_of_an_event_after_it_was_recorded_is_n
     assert cart.first.items == ["pen", "ink"]
 
 
+class Renamed(DomainEvent):
+    model_config = ConfigDict(frozen=False)
+    name: str
+    reason: str | None = None
+
+
+class Named(AggregateRoot[Renamed, str]):
+    event = Renamed(name="")
+
+    def when(self, event: Renamed) -> None:
+        self.event = event
+
+
+async def test_an_event_that_is_not_frozen_is_fixed_like_any_other() -> None:
+    names, aggregate, draft = InMemoryEventsRepository(Named), Named("n"), Renamed(name="a", reason="b")
+    aggregate.record(draft)
+    draft.name = "changed"
+    assert aggregate.event.name == "a"
+    aggregate.event.name = "changed"
+    commit = await names.append(aggregate)
+    assert commit is not None
+    assert commit.recorded == (Renamed(name="a", reason="b"),)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_a_field_that_was_left_to_its_default_looks_to_when_as_it_will_to_a_replay(*, frozen: bool) -> None:
+    class Hired(DomainEvent):
+        model_config = ConfigDict(frozen=frozen)
+        name: str
+        reason: str | None = None
+
+    class Employee(AggregateRoot[Hired, str]):
+        given: tuple[str, ...] = ()
+
+        def when(self, event: Hired) -> None:
+            self.given = (*self.given, *sorted(event.model_fields_set))
+
+    names, aggregate = InMemoryEventsRepository(Employee), Employee("n")
+    aggregate.record(Hired(name="a"))
+    aggregate.record(Hired(name="a", reason="b"))
+    await names.append(aggregate)
+    assert (await names.rehydrate("n")).given == aggregate.given == ("name", "reason") * 2
+
+
 def test_what_cannot_be_stored_is_refused_where_it_is_recorded_and_nothing_has_changed() -> None:
     counter = Counter("c")
     counter.note("a")
-    with pytest.raises(EventNotStorableError, match=r"^Counter\.c: Kept cannot be stored: value\.0: it is a tuple"):
+    with pytest.raises(EventNotStorableError, match=r"^Counter\.c: Kept cannot be stored: value\.0: its class, tuple"):
         counter.record(Kept(value=[(1, 2)]))
     counter.note("b")
     assert (counter.notes, counter.version) == (["a", "b"], 2)
@@ -508,6 +555,28 @@ def test_a_copy_shares_nothing_of_what_the_library_keeps(
     counter.increment(1)
     assert counter.pending == (Noted(text="a"), Incremented(by=1))
     assert other.pending == (Noted(text="a"), Noted(text="b"))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])  # noqa: S301 - our own
+async def test_a_copy_of_a_copy_in_doubt_sends_the_very_same_commit(copied: Callable[[Counter], Counter]) -> None:
+    counters, counter = TroubledStore("lost").events(Counter), Counter("c")
+    counter.note("a")
+    with metadata(user="u"), pytest.raises(AppendOutcomeUnknownError):
+        await counters.append(counter)
+    other = copied(counter)
+    first, second = state_of(counter).in_doubt, state_of(other).in_doubt
+    assert first is not None
+    assert second == first
+    assert second is not None
+    assert second.metadata == {"user": "u"}
+    with pytest.raises(UnusableAggregateError, match="it is unknown whether its last commit was stored"):
+        other.note("b")
+
+
+def test_what_the_library_keeps_of_an_aggregate_does_not_show_what_is_pending() -> None:
+    counter = Counter("c")
+    counter.note("payload-marker")
+    assert "payload-marker" not in repr(vars(counter)["_AggregateRoot__state"])
 
 
 class CopiedByHand(Counter):
@@ -670,3 +739,18 @@ def test_events_given_as_text_are_refused_at_the_class() -> None:
 
         class Textual(AggregateRoot["Noted | Kept", str]):
             def when(self, event: Any) -> None: ...
+
+
+class WithName(AggregateRoot[Noted, str]):
+    def __init__(self, id: str, name: str) -> None:
+        super().__init__(id)
+        self.name = name
+
+    def when(self, event: Noted) -> None: ...
+
+
+def test_an_init_that_a_load_could_not_call_is_refused_before_anything_is_stored() -> None:
+    with pytest.raises(TypeError, match=r"^WithName\.__init__ must accept the id alone, for a load calls it so"):
+        as_class(WithName)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must accept the id alone"):
+        InMemoryEventsRepository(WithName)  # type: ignore[arg-type]

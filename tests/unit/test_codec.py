@@ -360,7 +360,7 @@ class Open(DomainEvent):
 def test_fields_that_are_not_declared_have_to_come_back_as_well() -> None:
     codec = EventCodec({"Open": Open})
     assert codec.encode("Thing.a", Open(pair=[1, 2])) == 'Open {"pair":[1,2]}'  # type: ignore[call-arg]
-    with pytest.raises(EventNotStorableError, match=r"undeclared fields\.0: it is a tuple"):
+    with pytest.raises(EventNotStorableError, match=r"undeclared fields\.0: its class, tuple"):
         codec.encode("Thing.a", Open(pair=(1, 2)))  # type: ignore[call-arg]
 
 

@@ -22,6 +22,7 @@ from esazure import (
     EventsService,
     StoreError,
     StoreUnavailableError,
+    UnusableAggregateError,
 )
 from esazure.events import CommitRecord
 from esazure.inline import InlineView
@@ -509,3 +510,16 @@ def test_a_class_has_as_many_inline_views_everywhere(store: Store) -> None:
     store.events(Counter, views=views[1:])
     with pytest.raises(ValueError, match="81 inline views, at most 80"):
         store.events(Counter, views=views)
+
+
+def recording(counter: Counter) -> Card:
+    counter.note("by the view")
+    return Card(notes=counter.notes, version=counter.version)
+
+
+async def test_a_view_function_that_records_is_refused_and_nothing_is_stored() -> None:
+    store = InMemoryStore()
+    counters, counter = store.events(Counter, views=[recording]), counter_with("a")
+    with pytest.raises(UnusableAggregateError, match="record in command methods alone"):
+        await counters.append(counter)
+    assert (await store.read(STREAM), len(counter.pending), counter.notes) == ([], 1, ["a"])

@@ -299,6 +299,7 @@ def test_a_class_with_code_of_its_own_is_not() -> None:
         ConfigDict(str_to_upper=True),
         ConfigDict(str_max_length=3),
         ConfigDict(extra="ignore"),
+        ConfigDict(frozen=False),
         ConfigDict(extra="allow"),
         ConfigDict(allow_inf_nan=True),
         ConfigDict(strict=True),

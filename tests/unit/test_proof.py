@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 from fractions import Fraction
@@ -57,6 +57,16 @@ class Line:
 @dataclass
 class SpecialLine(Line):
     pass
+
+
+@dataclass
+class Counted:
+    names: list[str]
+    count: int = field(init=False, default=0)
+    note: Any = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.names)
 
 
 class Typed(TypedDict):
@@ -148,6 +158,26 @@ def test_what_comes_back_as_it_was_is_read_into_objects_of_its_own(fields: dict[
     assert repr(proved[1]) == repr(event)
     for name, value in fields.items():
         assert getattr(proved[1], name) is not value
+
+
+def test_every_field_of_a_dataclass_is_compared_and_one_it_computes_is_not_read() -> None:
+    class Sorted(DomainEvent):
+        counted: Counted
+
+    proved = prove(Sorted(counted=Counted(["a", "b"], note=[1])))
+    assert not isinstance(proved, str)
+    assert proved[1].counted.count == 2
+    assert str(prove(Sorted(counted=Counted([], note=("marker",))))).startswith("counted.note: its class, tuple")
+    miscounted = Sorted(counted=Counted(["marker"]))
+    miscounted.counted.count = 5
+    assert str(prove(miscounted)).startswith("counted.count: what would be read back is not equal")
+
+
+def test_a_value_of_another_class_is_refused_with_what_to_do() -> None:
+    assert prove(Event(at=Moment(2024, 1, 1, tzinfo=UTC))) == (
+        "at: its class, Moment, would come back as datetime: make it a value of datetime itself, or declare the field "
+        "as Moment"
+    )
 
 
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:

@@ -205,9 +205,9 @@ def test_an_event_that_does_not_come_back_as_it_was_fails() -> None:
     class Keeper(AggregateRoot[Forgetful, str]):
         def when(self, event: Forgetful) -> None: ...
 
-    with pytest.raises(EventNotStorableError, match="would come back as a"):
+    with pytest.raises(EventNotStorableError, match="would come back as"):
         given(Keeper).when(lambda it: it.record(Forgetful(value=(1, 2)))).then(Forgetful(value=(1, 2)))
-    with pytest.raises(EventNotStorableError, match="would come back as a"):
+    with pytest.raises(EventNotStorableError, match="would come back as"):
         given(Keeper, Forgetful(value={1}))
 
 
@@ -230,7 +230,7 @@ def test_state_that_depends_on_a_type_json_does_not_keep_is_found() -> None:
         def when(self, event: Priced) -> None:
             self.cents = event.price.cents
 
-    with pytest.raises(EventNotStorableError, match="would come back as a"):
+    with pytest.raises(EventNotStorableError, match="would come back as"):
         given(Product).when(lambda it: it.record(Priced(price=Price(cents=1)))).then(Priced(price=Price(cents=1)))
 
 

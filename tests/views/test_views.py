@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Collection
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field, field_validator
 from tests.support.simulation import SimulatedLoop
 from tests.support.watched_store import WatchedStore
 from tests.views.support import OTHER, STREAM, Balance, nothing, plus, to
@@ -199,7 +202,7 @@ class Loose(BaseModel):
 
 
 class Hidden(BaseModel):
-    secret: SecretStr
+    pin: SecretStr
 
 
 class Dropping(BaseModel):
@@ -208,7 +211,23 @@ class Dropping(BaseModel):
 
 
 class WithMemory(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = 0
     _memory: int = PrivateAttr(default=0)
+
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic says
+    @property
+    def double(self) -> int:
+        return 2 * self.number
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Dated(BaseModel):
+    at: datetime
 
 
 class Picky(BaseModel):
@@ -226,12 +245,6 @@ class Richer(Balance):
     more: int = 1
 
 
-def with_memory() -> WithMemory:
-    view = WithMemory()
-    view._memory = 5
-    return view
-
-
 class TestWhatCanBeStored:
     @pytest.mark.parametrize(
         ("model", "make"),
@@ -239,11 +252,13 @@ class TestWhatCanBeStored:
             (Loose, lambda: Loose(value=object())),
             (Loose, lambda: Loose(value=float("nan"))),
             (Loose, lambda: Loose(value=Decimal("1.5"))),
+            (Loose, lambda: Loose(value=Colour.RED)),
+            (Loose, lambda: Loose(value=[Counter("secret")])),
+            (Dated, lambda: Dated(at=datetime(2024, 7, 1, tzinfo=ZoneInfo("Europe/Paris")))),
             (Loose, lambda: Loose(value="secret \ud800")),
             (Loose, lambda: Loose.model_construct(value=Balance())),
-            (Hidden, lambda: Hidden(secret=SecretStr("secret payload"))),
+            (Hidden, lambda: Hidden(pin=SecretStr("secret payload"))),
             (Dropping, lambda: Dropping(lost=5)),
-            (WithMemory, with_memory),
             (Picky, lambda: Picky.model_construct(number=10)),
             (Balance, Richer),
             (Balance, lambda: {"amount": 5}),
@@ -259,6 +274,20 @@ class TestWhatCanBeStored:
         assert "secret" not in str(refused.value)
         assert refused.value.__cause__ is None
         assert refused.value.__context__ is None
+
+    async def test_a_refusal_names_the_field(self, store: WatchedStore) -> None:
+        with pytest.raises(EventNotStorableError, match=r"^loose: a view cannot be stored: value\.1: its class, tuple"):
+            await store.views(Loose).update("a", STREAM, 1, lambda _: Loose(value=[1, (2,)]))
+
+    async def test_what_a_view_has_beside_its_fields_begins_anew_in_each_that_is_read(
+        self, store: WatchedStore
+    ) -> None:
+        view, views = WithMemory(number=2), store.views(WithMemory)
+        view._memory = 5
+        await views.update("a", STREAM, 1, lambda _: view)
+        read = await views.get("a")
+        assert read is not None
+        assert (read.number, read.double, read._memory) == (2, 4, 0)
 
     async def test_a_model_is_read_with_its_own_rules(self, store: WatchedStore) -> None:
         class Own(BaseModel):
