@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.bank.support import World, ada, world_on
 
-BACKENDS = ["memory", "sqlite", pytest.param("azure", marks=[pytest.mark.azurite, pytest.mark.amqp])]
+BACKENDS = ["memory", "sqlite", pytest.param("azure", marks=[pytest.mark.azurite, pytest.mark.amqp, pytest.mark.long])]
 
 
 @pytest_asyncio.fixture(params=BACKENDS, scope="module", loop_scope="module")

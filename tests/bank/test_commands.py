@@ -388,6 +388,7 @@ async def test_two_processes_write_one_account_on_sqlite(tmp_path: Path) -> None
 
 
 @pytest.mark.azurite
+@pytest.mark.long
 async def test_two_processes_write_one_account_on_tables(tables: str) -> None:
     async with TableStore.from_connection_string(tables, table="bankcommands") as store:
         world = world_on(store)

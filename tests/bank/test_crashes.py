@@ -47,6 +47,7 @@ async def adas_money(world: World) -> None:
     await system(world).bank.deposit(DEPOSIT)
 
 
+@pytest.mark.long
 async def test_create_customer() -> None:
     async def create(world: World) -> None:
         commit = await system(world).bank.create_customer(CREATE)
@@ -79,6 +80,7 @@ async def test_open_account() -> None:
 
 
 @pytest.mark.parametrize("way", ["deposit", "withdraw"])
+@pytest.mark.long
 async def test_money_moves_once(way: str) -> None:
     async def move(world: World) -> None:
         bank = system(world).bank

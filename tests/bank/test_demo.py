@@ -92,6 +92,7 @@ def test_a_store_that_is_none_is_refused() -> None:
 
 @pytest.mark.azurite
 @pytest.mark.amqp
+@pytest.mark.long
 async def test_the_story_on_an_account_and_a_namespace_that_are_given_and_used_before(
     tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def barbara() -> CreateCustomer:
 
 @pytest.mark.azurite
 @pytest.mark.amqp
+@pytest.mark.long
 def test_the_story_on_azure_needs_nothing_given(tables: str) -> None:
     story = told(bank("demo", "--store", "azure", ESAZURE_TABLES="", ESAZURE_SERVICEBUS=""))
     check_story(story)

@@ -76,6 +76,7 @@ async def ada_opens_an_account(http: AsyncClient) -> tuple[Response, Response]:
     return customer, account
 
 
+@pytest.mark.long
 async def test_a_server_with_its_worker_inside(tmp_path: Path) -> None:
     port, store = str(free_port()), f"sqlite:///{tmp_path / 'bank.db'}"
     async with bank("serve", "--store", store, "--port", port), counter(int(port)) as http:
@@ -84,6 +85,7 @@ async def test_a_server_with_its_worker_inside(tmp_path: Path) -> None:
         assert [line["id"] for line in found.json()["accounts"]] == [account.json()["id"]]
 
 
+@pytest.mark.long
 async def test_a_server_in_memory() -> None:
     port = str(free_port())
     async with bank("serve", "--store", "memory", "--port", port), counter(int(port)) as http:
@@ -91,6 +93,7 @@ async def test_a_server_in_memory() -> None:
         assert (await http.get(customer.headers["Location"])).status_code == 200
 
 
+@pytest.mark.long
 async def test_a_server_two_workers_and_a_rebuild_share_a_file(tmp_path: Path) -> None:
     port, store = str(free_port()), ("--store", f"sqlite:///{tmp_path / 'bank.db'}")
     async with bank("serve", *store, "--port", port, "--no-worker"), counter(int(port)) as http:

@@ -112,7 +112,8 @@ def _runs() -> Iterator[object]:
         blocks = blocks_of(page)
         name = str(page.relative_to(ROOT))
         if alone := [block for block in blocks if not block.needs]:
-            yield pytest.param(alone, id=name)
+            runs_pytest = [pytest.mark.long] if any(block.is_test_file for block in alone) else []
+            yield pytest.param(alone, marks=runs_pytest, id=name)
         if needs := frozenset[str]().union(*(block.needs for block in blocks)):
             marks = [getattr(pytest.mark, need) for need in sorted(needs)]
             together = [block for block in blocks if not block.is_test_file]

@@ -52,6 +52,7 @@ async def calls_of(concurrency: int) -> list[str]:
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("moment", ["dies_before", "dies_after"])
+@pytest.mark.long
 def test_wherever_it_dies_the_next_one_finishes(moment: str, concurrency: int) -> None:
     async def work() -> None:
         calls = await calls_of(concurrency)
@@ -72,6 +73,7 @@ def test_wherever_it_dies_the_next_one_finishes(moment: str, concurrency: int) -
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.long
 def test_whichever_answer_is_lost_the_next_one_finishes(concurrency: int) -> None:
     async def work() -> None:
         for number in range(1, len(await calls_of(concurrency)) + 1):

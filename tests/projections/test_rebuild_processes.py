@@ -99,6 +99,7 @@ def rates(shown: str) -> Sequence[str]:
     return re.findall(line, shown, re.MULTILINE)
 
 
+@pytest.mark.long
 async def test_killed_on_a_file_it_goes_on_and_does_not_start_over(tmp_path: Path) -> None:
     path = str(tmp_path / "one.db")
     async with store_at("sqlite", path) as store:

@@ -171,6 +171,7 @@ def refusing_connections(faults: Faults) -> None:
         (refusing_tokens, True, "does not accept the credential"),
     ],
 )
+@pytest.mark.long
 async def test_a_lasting_failure_is_reported_in_time_and_forgotten_afterwards(
     bus: ServiceBus, double: ServiceBusDouble, failure: Callable[[Faults], None], *, permanent: bool, why: str
 ) -> None:

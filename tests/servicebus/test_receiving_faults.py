@@ -13,7 +13,7 @@ from tests.servicebus.receiving import SUBSCRIPTION, Handled, Mailbox, Recorder,
 from esazure.servicebus import ServiceBus, sessions
 from esazure.testing.servicebus import Close, Detach, Drop, Fault, Faults, Ignore, Reject, ServiceBusDouble
 
-pytestmark = pytest.mark.amqp
+pytestmark = [pytest.mark.amqp, pytest.mark.long]
 
 BUSY = Reject("com.microsoft:server-busy")
 LANES = tuple("abcd")

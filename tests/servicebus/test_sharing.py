@@ -23,6 +23,7 @@ LANES = tuple(str(number) for number in range(16))
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 async def test_lanes_that_are_idle_go_to_whoever_is_free(
     bus: ServiceBus, mail: Mailbox, double: ServiceBusDouble
 ) -> None:
@@ -50,6 +51,7 @@ async def test_lanes_that_are_idle_go_to_whoever_is_free(
         assert sorted(first.versions(lane) + second.versions(lane)) == [1, 2, 3]
 
 
+@pytest.mark.long
 async def test_a_lane_that_never_rests_changes_hands_as_well(
     bus: ServiceBus, mail: Mailbox, double: ServiceBusDouble
 ) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
 from esazure.events import CommitRecord
 from esazure.sqlite import SqliteStore
 
@@ -37,6 +39,7 @@ def assert_contiguous(records: Sequence[CommitRecord]) -> None:
     assert [record.expected_version for record in records] == [0, *[record.last_version for record in records[:-1]]]
 
 
+@pytest.mark.long
 async def test_processes_that_append_to_one_stream_lose_and_double_nothing(tmp_path: Path) -> None:
     file = tmp_path / "shared.db"
     writers = [await start(file, 40) for _ in range(3)]  # the file does not exist yet: they also race to create it
@@ -60,6 +63,7 @@ async def test_processes_that_append_to_one_stream_lose_and_double_nothing(tmp_p
         )
 
 
+@pytest.mark.long
 async def test_killed_while_appending_every_acknowledged_commit_is_there_once(tmp_path: Path) -> None:
     file = tmp_path / "killed.db"
     told: list[str] = []

@@ -111,6 +111,7 @@ values = st.fixed_dictionaries(
 @given(values)
 @example(anything(text="\ud800", other_colour=Colour.RED, note=None, paid=None, until=None, described=""))
 @settings(max_examples=2_000, deadline=None)
+@pytest.mark.long
 def test_a_plain_event_comes_back_equal_or_cannot_be_written(fields: dict[str, Any]) -> None:
     event = Everything.model_construct(**fields)  # not validated, like a copy that was changed
     if not is_plain(event):
