@@ -155,7 +155,7 @@ MUTANTS = (
         (("            state.in_doubt = commit\n            error.retry", "            error.retry"),),
         _IN_DOUBT,
     ),
-    Mutant("gaps are loaded over", "aggregate.py", (("record.first_version != version + 1 or ", ""),), _MEMORY),
+    Mutant("gaps are loaded over", "lifecycle.py", (("record.first_version != version + 1 or ", ""),), _MEMORY),
     Mutant(
         "the outbox row is written by a second request",
         "tables/store.py",
@@ -280,7 +280,7 @@ MUTANTS = (
     ),
     Mutant(
         "a copy made by hand shares what is pending",
-        "aggregate.py",
+        "state.py",
         (("if state.owner is not None:", "if False:"),),
         ("tests/unit/test_aggregate.py",),
     ),
@@ -303,7 +303,7 @@ MUTANTS = (
         (("if zone != its or one.fold != other.fold:", "if None:"),),
         _SNAPSHOTS,
     ),
-    Mutant("a snapshot may record", "aggregate.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
+    Mutant("a snapshot may record", "lifecycle.py", ((".persisting = True", ".persisting = False"),), _SNAPSHOTS),
     Mutant(
         "fields that are not declared may come back different",
         "proof.py",

@@ -21,10 +21,11 @@ from typing import Any, Generic, cast, get_type_hints
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, id_text, looked_at
+from esazure.aggregate import AggregateRoot, TId, id_text
 from esazure.errors import AggregateNotFoundError, EventNotStorableError, StoreError
 from esazure.fingerprint import fingerprint
 from esazure.keys import stream_name
+from esazure.lifecycle import looked_at
 from esazure.ports import ICommitStore, ViewRecord
 from esazure.proof import prove
 

@@ -33,11 +33,12 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, as_class, codec_of, id_text, replay, stream_of
+from esazure.aggregate import AggregateRoot, as_class, codec_of, id_text, stream_of
 from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord, DomainEvent, EventEnvelope, decode_metadata, decode_time
 from esazure.handlers import IEventHandler, IHandlerSet, Interests, Records, check_event
 from esazure.keys import split_stream_name
+from esazure.lifecycle import replay
 from esazure.plain import own
 from esazure.repository import CommitStore
 from esazure.views import Change, Key, Views, key_text

@@ -19,19 +19,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from esazure.aggregate import (
-    AggregateRoot,
-    TId,
-    accept,
-    as_class,
-    check_home,
-    check_persistable,
-    codec_of,
-    id_text,
-    replay,
-    state_of,
-    stream_of,
-)
+from esazure.aggregate import AggregateRoot, TId, as_class, codec_of, id_text, stream_of
 from esazure.context import current_metadata
 from esazure.errors import (
     AggregateNotFoundError,
@@ -52,10 +40,12 @@ from esazure.keys import (
     split_stream_name,
     stream_name,
 )
+from esazure.lifecycle import accept, check_home, check_persistable, replay
 from esazure.limits import MAX_INLINE_VIEWS, check_limits
 from esazure.outbox import StreamOutbox
 from esazure.ports import HandledCommand, ICommitStore, IEventsRepository, IOutbox, IRequest
 from esazure.snapshots import SnapshotCodec, snapshots_of
+from esazure.state import state_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 V = TypeVar("V", bound=BaseModel)

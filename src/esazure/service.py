@@ -14,11 +14,12 @@ from weakref import WeakValueDictionary
 
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, id_text, state_of
+from esazure.aggregate import AggregateRoot, TId, id_text
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
 from esazure.events import Commit
 from esazure.keys import command_key
 from esazure.ports import HandledCommand, IEventProducer, IEventsRepository, IEventsService, IOutbox, IRequest
+from esazure.state import state_of
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: it costs 20 ms, and `import esazure` should cost next to nothing

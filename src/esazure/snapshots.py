@@ -20,10 +20,12 @@ from typing import Any, ClassVar, Generic, cast, get_args, get_origin
 from pydantic import BaseModel
 from typing_extensions import TypeVar, get_original_bases
 
-from esazure.aggregate import AggregateRoot, looked_at, place_of, state_of, stream_of
+from esazure.aggregate import AggregateRoot, stream_of
 from esazure.fingerprint import fingerprint
 from esazure.keys import MAX_SNAPSHOT_CHARACTERS
+from esazure.lifecycle import looked_at, place_of
 from esazure.proof import is_alike, prove
+from esazure.state import state_of
 
 __all__ = ["Snapshotted"]
 

@@ -28,7 +28,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, check_home, state_of, stream_of
+from esazure.aggregate import AggregateRoot, stream_of
 from esazure.documents import IDocumentStore, check_collection
 from esazure.errors import (
     AppendOutcomeUnknownError,
@@ -44,7 +44,9 @@ from esazure.errors import (
 )
 from esazure.events import Commit
 from esazure.keys import MAX_UNIQUE_VALUE, command_key, split_stream_name
+from esazure.lifecycle import check_home
 from esazure.ports import ICommitStore, IEventsService, IRequest
+from esazure.state import state_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 

@@ -17,10 +17,10 @@ from tests.support.fake_tables import FakeGateway, FakeTable
 
 from esazure import ConcurrencyError, EventsService, UnusableAggregateError
 from esazure import service as service_module
-from esazure.aggregate import state_of
 from esazure.memory import InMemoryEventProducer, InMemoryStore
 from esazure.relay import OutboxRelay
 from esazure.repository import CommitStore
+from esazure.state import state_of
 from esazure.tables import TableStore
 from esazure.tables import append as append_module
 from esazure.tables.gateway import Operation, OutcomeUnknownError

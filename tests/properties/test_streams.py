@@ -26,7 +26,8 @@ from esazure import (
     StoreUnavailableError,
     UnusableAggregateError,
 )
-from esazure.aggregate import state_of, stream_of
+from esazure.aggregate import stream_of
+from esazure.state import state_of
 from esazure.testing._counter import Counter, Noted
 
 pytestmark = pytest.mark.long

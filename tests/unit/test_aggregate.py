@@ -26,10 +26,12 @@ from esazure import (
     UnusableAggregateError,
     metadata,
 )
-from esazure.aggregate import as_class, replay, state_of, stream_of
+from esazure.aggregate import as_class, stream_of
 from esazure.codec import EventCodec
 from esazure.errors import CorruptStreamError
+from esazure.lifecycle import replay
 from esazure.memory import InMemoryEventsRepository
+from esazure.state import state_of
 from esazure.testing._counter import Counter, CounterEvent, Emptied, Gauge, Incremented, Kept, Noted, commit_of
 
 E = TypeVar("E", bound=DomainEvent)

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from esazure import AggregateRoot, DomainEvent, EventsService, Snapshotted
-from esazure.aggregate import state_of
 from esazure.errors import CorruptStreamError
 from esazure.events import CommitRecord
 from esazure.memory import InMemoryStore
 from esazure.snapshots import SnapshotCodec, snapshots_of
+from esazure.state import state_of
 
 
 class Paid(DomainEvent):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esazure.aggregate import place_of
 from esazure.errors import EsAzureError, HandlerFailedError, PoisonMessageError, RetryLaterError, StoreUnavailableError
 from esazure.handlers import IEventHandler
+from esazure.lifecycle import place_of
 
 
 @dataclass(frozen=True, slots=True)

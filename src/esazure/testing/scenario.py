@@ -17,9 +17,10 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
-from esazure.aggregate import AggregateRoot, TId, as_class, codec_of, replay, stream_of
+from esazure.aggregate import AggregateRoot, TId, as_class, codec_of, stream_of
 from esazure.errors import UnknownEventTypeError
 from esazure.events import CommitRecord, DomainEvent
+from esazure.lifecycle import replay
 from esazure.testing._state import differences
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
