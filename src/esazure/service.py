@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from inspect import isawaitable
 from itertools import chain
 from random import uniform
@@ -33,6 +34,9 @@ PATIENCE = 10.0
 """Seconds for which `update` begins anew after a conflict."""
 
 _log = logging.getLogger("esazure.service")
+
+_turns: ContextVar[tuple[list[asyncio.Lock], ...]] = ContextVar("_turns", default=())
+"""The turns of `update` this code runs in. One that is over is empty: a task can outlive the turn it began in."""
 
 
 class EventsService(IEventsService[A, TId], Generic[A, TId]):
@@ -180,15 +184,22 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
         await sleep(0)  # a store in memory never waits, and a writer in a loop would keep everybody else out
         # Kept by those who wait for it or have it. By loop, because a lock belongs to one.
         queue = self._queues.setdefault((id(get_running_loop()), name), Lock())
+        if any(queue in turn for turn in _turns.get()):
+            yield  # publishing what is stored in this turn led back here: waiting for its end would prevent it
+            return
         try:
             async with timeout_at(deadline):
                 await queue.acquire()
         except TimeoutError:
             yield
             return
+        turn = [queue]
+        outer = _turns.set((*_turns.get(), turn))
         try:
             yield
         finally:
+            _turns.reset(outer)
+            turn.clear()
             queue.release()
 
     async def _update_once(

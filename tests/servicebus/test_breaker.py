@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
-from azure.servicebus.exceptions import ServiceBusConnectionError, ServiceBusError, ServiceBusServerBusyError
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
+    ServiceBusConnectionError,
+    ServiceBusError,
+    ServiceBusServerBusyError,
+)
 from tests.servicebus.support import Customer, commit_of
 from tests.support.simulation import SimulatedLoop
 
@@ -186,6 +193,37 @@ def test_when_the_one_that_tries_is_cancelled_the_next_one_tries() -> None:
     simulated(run())
 
 
+def test_callers_that_give_up_early_find_out_together_that_a_broker_is_silent() -> None:
+    async def run() -> None:
+        broker = Broker()
+        broker.is_silent = True
+        producer = broker.producer()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(TIMEOUT / 6):
+                    await producer.dispatch(await commit_of("a"))
+        assert await failing(producer) == 0
+        assert producer.skipped == 1
+
+    simulated(run())
+
+
+def test_those_that_were_cancelled_before_an_answer_say_nothing_after_it() -> None:
+    async def run() -> None:
+        broker = Broker()
+        producer = broker.producer()
+        for _ in range(5):
+            broker.is_silent = True
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(TIMEOUT / 6):
+                    await producer.dispatch(await commit_of("a"))
+            broker.is_silent = False
+            await producer.dispatch(await commit_of("a"))
+        assert producer.skipped == 0
+
+    simulated(run())
+
+
 def test_topics_are_silent_each_for_itself() -> None:
     async def run() -> None:
         silent, fine = Broker(), Broker()
@@ -220,5 +258,31 @@ def test_persist_succeeds_at_once_and_everything_goes_out_in_order_afterwards() 
         assert [int(message.application_properties["version"]) for message in broker.took] == list(range(1, 7))
         assert not await store.unpublished("Customer.ada", before_version=99)
         assert service.undispatched == 5
+
+    simulated(run())
+
+
+@pytest.mark.parametrize(
+    "inner", [ClientAuthenticationError("secret"), ServiceRequestError("secret"), OSError("secret")]
+)
+def test_what_aiohttp_or_a_credential_says_is_in_no_error(kind: type[Exception]) -> None:
+    async def run() -> None:
+        broker = Broker()
+        broker.refusal = ServiceBusError("secret", error=kind("secret"))
+        with pytest.raises(DispatchError, match=kind.__name__) as caught:
+            await broker.producer().dispatch(await commit_of("a"))
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None
+
+    simulated(run())
+
+
+def test_what_the_broker_says_of_a_message_is_in_the_error() -> None:
+    async def run() -> None:
+        broker = Broker()
+        broker.refusal = MessageSizeExceededError(message="over the limit")
+        with pytest.raises(DispatchError) as caught:
+            await broker.producer().dispatch(await commit_of("a"))
+        assert caught.value.__cause__ is broker.refusal
 
     simulated(run())

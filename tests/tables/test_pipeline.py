@@ -539,6 +539,9 @@ class TestProxies:
             ({"HTTP_PROXY": "http://p:1", "HTTPS_PROXY": "http://p:2"}, "https://a.example.com", "http://p:2"),
             ({"ALL_PROXY": "http://p:1"}, "https://a.example.com", "http://p:1"),
             ({"ALL_PROXY": "socks5://p:1", "HTTPS_PROXY": "http://p:2"}, "https://a.example.com", "http://p:2"),
+            ({"HTTPS_PROXY": "p:1"}, "https://a.example.com", "http://p:1"),
+            ({"HTTPS_PROXY": "user:password@p:1"}, "https://a.example.com", "http://user:password@p:1"),
+            ({"HTTP_PROXY": "socks5://p:1"}, "https://a.example.com", None),
         ],
     )
     def test_the_proxy_is_that_of_the_endpoints_scheme(
@@ -577,11 +580,38 @@ class TestProxies:
         monkeypatch.setenv(name, exceptions)
         assert (proxy_for(endpoint) is not None) is used
 
-    @pytest.mark.parametrize("scheme", ["http", "socks5", "nonsense"])
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "socks5://user:secret@p:1",
+            "http://user:secret@p:port",
+            "http://user:secret@p:99999",
+            "http://user:secret@",
+            "http://[user:secret@::1",
+            "http://user:se#cret/secret@p:1",
+        ],
+    )
+    def test_an_address_that_cannot_be_a_proxys_is_refused_and_not_shown(
+        self, address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", address)
+        with pytest.raises(StoreError, match="the proxy that the environment names for https://") as caught:
+            Pipeline("https://127.0.0.1:1/a", KEY)
+        assert_nowhere("cret", caught.value)
+
+    async def test_a_proxy_that_refuses_is_said_with_its_status(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def who_are_you(_: Request) -> bytes:
+            return http(407)
+
+        async with RawServer(who_are_you) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+            store = TableStore("https://127.0.0.1:1/a", credential=KEY)
+            with pytest.raises(StoreUnavailableError, match=r"\(ClientHttpProxyError, 407\)"):
+                await store.__aenter__()
+
     @pytest.mark.parametrize("write", [False, True])
     async def test_no_error_log_or_span_shows_the_password_of_a_proxy(
         self,
-        scheme: str,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
         tracing: type[FakeSpan],
@@ -593,7 +623,7 @@ class TestProxies:
 
         caplog.set_level(logging.DEBUG)
         async with RawServer(who_are_you) as proxy:
-            monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user:proxy%2Fsecret@127.0.0.1:{proxy.port}")
+            monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxy%2Fsecret@127.0.0.1:{proxy.port}")
             pipeline = Pipeline("https://127.0.0.1:1/a", AzureSasCredential("sv=1&sig=secret"), QUICK)
             url = "https://127.0.0.1:1/a/b"
             with pytest.raises(AzureError) as caught:

@@ -87,6 +87,12 @@ def test_an_endpoint_that_holds_a_secret_is_refused_and_not_shown(endpoint: str)
     assert "secret" not in str(caught.value)
 
 
+def test_an_endpoint_with_a_password_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="a user or a password") as caught:
+        TableStore("https://user:secret@example.com", credential=AzureNamedKeyCredential("someone", "a2V5"))
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_credential_that_fails_is_found_at_once_and_is_definite() -> None:
     class NoToken:
         async def get_token(self, *scopes: str, **options: object) -> AccessToken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from statistics import mean
@@ -13,7 +14,7 @@ import pytest
 from tests.support.simulation import SimulatedLoop
 
 from esazure import ConcurrencyError, EventsService
-from esazure.events import CommitRecord
+from esazure.events import Commit, CommitRecord
 from esazure.memory import InMemoryStore
 from esazure.ports import ViewRecord
 from esazure.testing.conformance import Counter
@@ -195,3 +196,54 @@ def test_each_event_loop_has_turns_of_its_own() -> None:
     for _ in range(2):
         asyncio.run(run())
     assert asyncio.run(service.rehydrate("a")).version == 11
+
+
+def test_an_update_that_its_own_publishing_leads_to_does_not_wait_for_itself() -> None:
+    class Reacting:
+        service: Service
+        reacts = False
+
+        def check(self, _: object) -> None: ...
+
+        async def dispatch(self, _: Commit[Any]) -> None:
+            if self.reacts:
+                self.reacts = False
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.service.update("a", lambda it: it.increment(), timeout=math.inf))
+
+    async def run() -> None:
+        producer = Reacting()
+        producer.service = EventsService(Remote().events(Counter), producer)
+        await created(producer.service)
+        producer.reacts = True
+        async with asyncio.timeout(5):
+            await producer.service.update("a", lambda counter: counter.increment())
+        assert (await producer.service.rehydrate("a")).version == 3
+
+    simulated(run())
+
+
+def test_a_task_that_outlives_the_turn_it_began_in_waits_like_everybody() -> None:
+    class Starting:
+        service: Service
+        late: asyncio.Task[None] | None = None
+
+        def check(self, _: object) -> None: ...
+
+        async def dispatch(self, _: Commit[Any]) -> None:
+            self.late = self.late or asyncio.create_task(self.go_on())
+
+        async def go_on(self) -> None:
+            await asyncio.sleep(1)
+            await asyncio.gather(*(self.service.update("a", lambda it: it.increment()) for _ in range(5)))
+
+    async def run() -> None:
+        store, producer = Remote(), Starting()
+        producer.service = EventsService(store.events(Counter), producer)
+        await created(EventsService(store.events(Counter)))
+        await producer.service.update("a", lambda counter: counter.increment())
+        assert producer.late is not None
+        await producer.late
+        assert store.inserts == 1 + 1 + 5
+
+    simulated(run())

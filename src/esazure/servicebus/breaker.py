@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +12,9 @@ from esazure.servicebus.translation import SilentError, judge
 class Breaker:
     """Open after a silence: for `pause` seconds nobody asks the broker. Then one dispatch tries, the others still not.
 
-    Silence is a failure without an answer that took as long as `slow` seconds. A broker that refuses, throttles or
-    cannot be reached says so quickly; it closes the breaker, as a success does.
+    Silence is a failure without an answer that took as long as `slow` seconds, or dispatches that were cancelled one
+    after the other in so long. A broker that refuses, throttles or cannot be reached says so quickly; it closes the
+    breaker, as a success does.
     """
 
     def __init__(self, *, slow: float, pause: float) -> None:
@@ -21,6 +22,7 @@ class Breaker:
         self._pause = pause
         self._open_until: float | None = None
         self._has_probe = False
+        self._waited = 0.0  # seconds, without an answer so far
         self.skipped = 0
         """Dispatches that were refused without asking the broker."""
 
@@ -55,12 +57,17 @@ class Breaker:
         began = clock()
         try:
             yield
-        except Exception as error:
+        except (CancelledError, Exception) as error:
+            self._waited += clock() - began
             verdict = judge(error)
-            answered = verdict.link_is_fine or verdict.permanent
-            self._open_until = None if answered or clock() - began < self._slow else clock() + self._pause
+            if verdict.link_is_fine or verdict.permanent:
+                self._waited = 0.0
+            if self._waited >= self._slow:
+                self._open_until, self._waited = clock() + self._pause, 0.0
+            elif not isinstance(error, CancelledError):
+                self._open_until, self._waited = None, 0.0
             raise
-        self._open_until = None
+        self._open_until, self._waited = None, 0.0
 
     def _refuse(self) -> None:
         self.skipped += 1

@@ -17,7 +17,7 @@ from esazure.servicebus.breaker import Breaker
 from esazure.servicebus.links import Link
 from esazure.servicebus.messages import to_service_bus
 from esazure.servicebus.sockets import CLOSE_SECONDS
-from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge
+from esazure.servicebus.translation import ClosedError, LateTurnError, dispatch_error, judge, may_quote_secrets
 
 _LEAST_TIME = 0.1
 """The part of its time a dispatch must still have when its turn comes."""
@@ -94,7 +94,12 @@ class ServiceBusEventProducer(IEventProducer):
             check_publishable(commit.stream, messages, self._max_message_bytes)
             await self._send_in_turn([to_service_bus(message) for message in messages], deadline)
         except Exception as error:
-            raise dispatch_error(commit, self._topic, error) from error
+            failure = dispatch_error(commit, self._topic, error)
+            if not may_quote_secrets(error):
+                raise failure from error
+        else:
+            return
+        raise failure
 
     def _come_home(self) -> None:
         """Settle down where it is used first, and again when the event loop there is closed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 from azure.servicebus.exceptions import (
     MessageSizeExceededError,
     MessagingEntityDisabledError,
@@ -176,6 +176,14 @@ def _of_a_token(inner: object) -> Verdict:
     return UNAUTHORISED if is_refusal else _UNREACHABLE
 
 
+def may_quote_secrets(error: BaseException) -> bool:
+    """Whether an error may quote the password of a proxy: it is not what the broker said, but aiohttp or a credential.
+
+    Whoever raises it anew leaves it out of the chain. What kind it was is in the text of `dispatch_error`.
+    """
+    return isinstance(error, AzureError) and judge(error) not in (REFUSED, _MALFORMED, _TOO_LARGE, MISSING)
+
+
 def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> DispatchError:
     """The error to raise for a commit; says what is not published, why, and what to do."""
     verdict = judge(error)
@@ -183,10 +191,15 @@ def dispatch_error(commit: Commit[Any], topic: str, error: BaseException) -> Dis
     versions = f"version {first} is" if first == last else f"versions {first} to {last} are"
     return DispatchError(
         f"{commit.stream}: {versions} stored but not wholly published to topic {topic!r}, because {verdict.why} "
-        f"({type(error).__name__}): {verdict.advice}",
+        f"({_kinds_of(error)}): {verdict.advice}",
         permanent=verdict.permanent,
         unpublishable=verdict.unpublishable,
     )
+
+
+def _kinds_of(error: BaseException) -> str:
+    inner = error.inner_exception if isinstance(error, ServiceBusError) else None
+    return type(error).__name__ if inner is None else f"{type(error).__name__}, {type(inner).__name__}"
 
 
 _RECEIVING: dict[Verdict, str] = {

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.data.tables import TableErrorCode
 
 from esazure.errors import StoreError, StoreUnavailableError
@@ -178,7 +178,9 @@ def _is_refusal(status: int) -> bool:
 
 
 def _short(error: Exception) -> str:
-    """Type, status and code; the service's text can quote keys."""
+    """Type, status and code; the service's text can quote keys. When nothing answered, the pipeline's own text."""
+    if isinstance(error, ServiceRequestError | ServiceResponseError):
+        return str(error)
     parts = [type(error).__name__, getattr(error, "status_code", None), code_of(error)]
     return ", ".join(str(part) for part in parts if part is not None)
 

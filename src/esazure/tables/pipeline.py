@@ -39,6 +39,7 @@ from azure.core.pipeline.policies import (
 )
 from azure.core.pipeline.transport import AioHttpTransport, AsyncHttpResponse, HttpRequest
 
+from esazure.errors import StoreError
 from esazure.tokens import is_away
 
 _Client = AsyncPipelineClient[HttpRequest, AsyncHttpResponse]
@@ -173,6 +174,9 @@ def proxy_for(endpoint: str) -> str | None:
 
     That of the endpoint's own scheme (`HTTPS_PROXY` for https://), else `ALL_PROXY`, as curl does; unless `NO_PROXY`
     names the host, a domain it is in, its address or network, each with or without a port.
+
+    Raises:
+        StoreError: what the environment names is no address of an HTTP proxy.
     """
     parts = urlsplit(endpoint)
     proxies = getproxies()
@@ -185,6 +189,14 @@ def proxy_for(endpoint: str) -> str | None:
         or any(_covers(name.strip(), host) for name in proxies.get("no", "").split(","))
     ):
         return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        where = urlsplit(proxy)
+        is_usable = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:  # said without the address: it can hold a password
+        raise StoreError(f"the proxy that the environment names for {parts.scheme}:// is none of http://host:port")
     return proxy
 
 
@@ -233,11 +245,11 @@ class _Secrets(AsyncHTTPPolicy[HttpRequest, AsyncHttpResponse]):
             http.url = url
         # aiohttp quotes addresses, and in them may be a SAS or the password of a proxy. Out here, so that its error is
         # not chained.
-        raise kind(f"no answer ({type(cause).__name__}{_number(cause)})")
+        raise kind(f"{type(cause).__name__}{_number(cause)}")
 
 
 def _number(error: object) -> str:
-    number = error.errno if isinstance(error, OSError) else None
+    number = error.errno if isinstance(error, OSError) else getattr(error, "status", None)  # such as a proxy's
     return "" if number is None else f", {errorcode.get(number, number)}"
 
 

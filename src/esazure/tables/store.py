@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Self
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
@@ -111,7 +112,10 @@ class TableStore(Store):
         self.clock = clock
         # A client cannot be opened again once it was closed; the first one shows now whether it can be made at all.
         self._make_client = make_client
-        self._gateway: ITableGateway = TableGateway(make_client(), patience=deadline, options=_CLIENT)
+        client = make_client()
+        if "@" in urlsplit(client.url).netloc:
+            raise ValueError("the endpoint has a user or a password in it: give a credential instead")
+        self._gateway: ITableGateway = TableGateway(client, patience=deadline, options=_CLIENT)
         self._deadline = deadline
         self._wanted_shards = shards
         self._opened: Layout | None = None
