@@ -79,8 +79,7 @@ class CommitStore(ICommitStore):
         Raises:
             ValueError: a relay or an `InProcessSubscription` over this store waits for it.
         """
-        self._without_rows.add(aggregate_class.aggregate_type)
-        self._check_rows(aggregate_class)
+        self._note_rows(aggregate_class, self._without_rows, self._awaited)
 
     def note_awaited(self, aggregate_class: type[AggregateRoot[Any, Any]]) -> None:
         """Somebody waits for commits of this class in the outbox.
@@ -88,16 +87,16 @@ class CommitStore(ICommitStore):
         Raises:
             ValueError: there are commits of it that left no row.
         """
-        self._awaited.add(aggregate_class.aggregate_type)
-        self._check_rows(aggregate_class)
+        self._note_rows(aggregate_class, self._awaited, self._without_rows)
 
-    def _check_rows(self, aggregate_class: type[AggregateRoot[Any, Any]]) -> None:
+    def _note_rows(self, aggregate_class: type[AggregateRoot[Any, Any]], here: set[str], not_there: set[str]) -> None:
         name = aggregate_class.aggregate_type
-        if name in self._awaited & self._without_rows:
+        if name in not_there:
             raise ValueError(
                 f"a relay or an InProcessSubscription waits for commits of {name}, and they leave no outbox row: give "
                 f"the EventsService a producer, or make its repository with events({name}, outbox=True)"
             )
+        here.add(name)
 
     async def __aenter__(self) -> Self:
         """Open the store. A backend with nothing to open inherits this."""

@@ -91,12 +91,15 @@ async def test_commits_that_somebody_waits_for_in_vain_are_refused(*, relay_firs
         await service.persist(counter)
         with pytest.raises(ValueError, match="outbox=True"):
             OutboxRelay(store, {Counter: InMemoryEventProducer()})
+        counter.note("b")
+        await service.persist(counter)  # nobody waits: the relay was not made
         return
     OutboxRelay(store, {Counter: InMemoryEventProducer()})
     with pytest.raises(ValueError, match="outbox=True"):
         await service.persist(counter)
     assert len(counter.pending) == 1
     assert store.calls == []
+    OutboxRelay(store, {Counter: InMemoryEventProducer()})  # nothing was stored without a row
     await EventsService(store.events(Counter, outbox=True)).persist(counter)
     assert await waiting(store, counter) == [1]
 
