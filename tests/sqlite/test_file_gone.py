@@ -40,6 +40,17 @@ def replace_by_rename(path: Path) -> None:
     (path.parent / "new").rename(path)
 
 
+def overwrite(path: Path) -> None:
+    """As `cp` does: it stays the same file."""
+    path.write_bytes((path.parent / "old").read_bytes())
+
+
+def empty_the_log(path: Path) -> None:
+    """What is in it is in the database then."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+
+
 def switch_the_link(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.parent / "old")
@@ -113,6 +124,31 @@ async def test_the_file_that_is_there_instead_works_also_once_the_other_is_close
                 assert db.execute("SELECT count(*) FROM commits").fetchone() == (3,)
     async with SqliteStore(path) as again:
         assert await found(again) == 3
+
+
+async def test_a_file_that_is_overwritten_by_a_smaller_copy_gets_no_commit(path: Path) -> None:
+    store = SqliteStore(path)
+    await store.__aenter__()
+    try:
+        for _ in range(50):
+            await store.events(Counter).append(counter_with("a" * 2_000))
+        empty_the_log(path)
+        assert await found(store) == 51
+        overwrite(path)
+        with pytest.raises(StoreError, match=r"a\.db was replaced while it was open, nothing was stored"):
+            await store.events(Counter).append(counter_with("b"))
+    finally:
+        await store.__aexit__()
+    async with SqliteStore(path) as again:
+        assert await found(again) == 1
+
+
+async def test_a_file_that_grows_and_whose_log_starts_anew_stays_the_same(path: Path) -> None:
+    async with SqliteStore(path) as store, SqliteStore(path) as other:
+        for number in range(30):
+            await (store, other)[number % 2].events(Counter).append(counter_with("a" * 2_000))
+            assert await found(store) == number + 2
+            empty_the_log(path)
 
 
 async def test_what_was_acknowledged_before_the_log_was_removed_is_there_after_closing(path: Path) -> None:

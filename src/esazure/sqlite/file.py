@@ -2,7 +2,8 @@
 
 SQLite goes on in a file that was removed or replaced, and so would a store: what it acknowledged would be gone when it
 is closed, and on closing SQLite removes the write-ahead log at the path, whoever's it is by now. The device and the
-number of a file tell: no other file gets them for as long as it is open.
+number of a file tell: no other file gets them for as long as it is open. An older copy that is written over the file
+shows when it is smaller.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from esazure.errors import StoreError
 class _Seen(NamedTuple):
     device: int
     number: int
+    size: int
 
 
 class OpenFile:
@@ -40,20 +42,22 @@ class OpenFile:
         if self._seen is None:
             return
         found = _look(self._path), _look(self._log_path)
-        if found != self._seen:
-            name = self._path if found[0] != self._seen[0] else self._log_path
-            what = "removed" if None in found else "replaced"
-            raise StoreError(
-                f"{name} was {what} while it was open, nothing was stored: close the store, "
-                "put the file back if it is missed, and open the store again"
-            )
+        for now, before, path in zip(found, self._seen, (self._path, self._log_path), strict=True):
+            if not _is_still(now, before):
+                what = "removed" if None in found else "replaced"
+                raise StoreError(
+                    f"{path} was {what} while it was open, nothing was stored: close the store, "
+                    "put the file back if it is missed, and open the store again"
+                )
+        self._seen = found
 
     @property
     def may_be_tidied(self) -> bool:
         """Whether SQLite may move the log into the database and remove it by its name, as it does on closing."""
         if self._seen is None:
             return True
-        return _look(self._path) == self._seen[0] and _look(self._log_path) in (None, self._seen[1])
+        log = _look(self._log_path)
+        return _is_still(_look(self._path), self._seen[0]) and (log is None or _is_still(log, self._seen[1]))
 
 
 _in_thread = threading.local()
@@ -85,5 +89,14 @@ def _look(path: Path) -> _Seen | None:
         found = path.stat()
     except OSError:
         return None
-    # An empty one was emptied: a database begins with a header. A log may be empty.
-    return _Seen(found.st_dev, found.st_ino) if found.st_size or path.name.endswith("-wal") else None
+    if path.name.endswith("-wal"):  # it may be empty, and shrink
+        return _Seen(found.st_dev, found.st_ino, 0)
+    # An empty one was emptied: a database begins with a header.
+    return _Seen(found.st_dev, found.st_ino, found.st_size) if found.st_size else None
+
+
+def _is_still(now: _Seen | None, before: _Seen | None) -> bool:
+    if now is None or before is None:
+        return now is before
+    # A database gets smaller only by VACUUM, or when an older copy is written over it.
+    return now[:2] == before[:2] and now.size >= before.size
