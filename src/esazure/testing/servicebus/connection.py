@@ -7,7 +7,7 @@ import asyncio
 import enum
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from esazure.testing.servicebus.amqp_types import Array, DecodeError, Symbol, Ubyte, Uint, Ushort
 from esazure.testing.servicebus.performatives import (
@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         """Done when the socket is closed."""
         self._phase = _Phase.HEADER
         self._transport: asyncio.Transport | None = None
+        self._reading = True
         self._received = bytearray()
         self._unsent: list[bytes] = []
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -79,8 +80,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not asked for its class: that of uvloop is no subclass.
+        self._transport = cast("asyncio.Transport", transport)
         tcp_socket = transport.get_extra_info("socket")
         if tcp_socket is not None:
             tcp_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -89,7 +90,9 @@ class Connection(asyncio.Protocol):
         if self.broker.faults.refuse_connections:
             self.abort()
         elif self.broker.faults.stop_reading:
-            transport.pause_reading()
+            self._reading = False
+            # Later, for uvloop begins to read after this.
+            self.loop.call_soon(lambda: self.set_reading(allowed=not self.broker.faults.stop_reading))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - it is over either way
         """The socket is closed."""
@@ -107,8 +110,10 @@ class Connection(asyncio.Protocol):
         """Handle the frames that are complete by now."""
         if self.closed:
             return
-        self.broker.clock.catch_up()
         self._received += data
+        if not self._reading:
+            return
+        self.broker.clock.catch_up()
         try:
             self._read_frames()
         except DecodeError as failure:
@@ -154,8 +159,10 @@ class Connection(asyncio.Protocol):
         """Take bytes from the socket, or leave them there."""
         if self._transport is None or self._transport.is_closing():
             return
+        self._reading = allowed
         if allowed:
             self._transport.resume_reading()
+            self.data_received(b"")  # what came before reading had stopped
         else:
             self._transport.pause_reading()
 
