@@ -61,7 +61,7 @@ async def run(report: Report, settings: Settings) -> None:
             for stream_id, events in ((WARM_ID, WARM), (short, SHORT), (long, LONG)):
                 with closing(sqlite3.connect(file)) as db, db:
                     db.executemany(
-                        "INSERT INTO commits VALUES (?, ?, ?, ?, ?, NULL, ?, NULL, ?)",
+                        "INSERT INTO commits VALUES (?, ?, ?, ?, ?, NULL, NULL, ?, NULL, ?)",
                         (
                             (
                                 *(each.stream, each.first_version, each.count, each.commit_id),
