@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +170,27 @@ async def test_a_file_that_is_replaced_while_a_commit_waits_for_a_lock_does_not_
             other.execute("ROLLBACK")
             with pytest.raises(StoreError, match="while it was open"):
                 await waiting
+
+
+async def test_a_file_that_is_replaced_while_a_connection_is_made_is_not_used_and_the_connection_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def late(*args: Any, **options: Any) -> sqlite3.Connection:
+        replace_by_rename(path)
+        made.append(connect(*args, **options, check_same_thread=False))
+        return made[-1]
+
+    async with SqliteStore(path) as store:
+        monkeypatch.setattr(sqlite3, "connect", late)
+        with pytest.raises(StoreError, match="while it was open"):
+            await found(store)  # the first to read makes a connection for it
+        monkeypatch.undo()
+        (connection,) = made
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 async def test_a_store_whose_file_is_there_goes_on(path: Path) -> None:
