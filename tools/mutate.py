@@ -57,6 +57,8 @@ _CODEC = ("tests/unit/test_codec.py",)
 _FINGERPRINT = ("tests/unit/test_fingerprint.py",)
 _VIEWS = ("tests/unit/test_inline_views.py",)
 _SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
+_COMMANDS = ("tests/unit/test_idempotency.py", "tests/conformance/test_memory.py")
+_CLAIMS = ("tests/unit/test_unique_values.py",)
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
 
 
@@ -70,6 +72,107 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    Mutant(
+        "a command that had nothing to store is not remembered",
+        "repository.py",
+        (
+            (
+                "return None if command_id is None else await self._remember(aggregate, command_id, digest)",
+                "return None",
+            ),
+        ),
+        _COMMANDS,
+    ),
+    Mutant(
+        "a command that had nothing to store is answered as of now",
+        "repository.py",
+        (("return None if found.answered_at == state.stored_version else await", "return None if True else await"),),
+        _COMMANDS,
+    ),
+    Mutant(
+        "a command id may be used for another request",
+        "repository.py",
+        (("if digest is not None and handled.request not in (None, digest):", "if False:"),),
+        _COMMANDS,
+    ),
+    Mutant(
+        "a command without a request is taken for another one",
+        "repository.py",
+        (("handled.request not in (None, digest):", "handled.request != digest:"),),
+        _COMMANDS,
+    ),
+    Mutant(
+        "a command that is impossible by now is not looked up",
+        "service.py",
+        (("            if command_id is None:\n                raise\n", "            raise\n"),),
+        _COMMANDS,
+    ),
+    Mutant(
+        "an old copy answers a command",
+        "repository.py",
+        (("        if not state.pending and command_id is None:\n", "        if not state.pending:\n"),),
+        _COMMANDS,
+    ),
+    Mutant(
+        "a command is noted in a table that is not the one that was opened",
+        "tables/commands.py",
+        (('[("create", row), ("touch", presence(layout, partition))]', '[("create", row)]'),),
+        ("tests/tables/test_commands.py",),
+    ),
+    Mutant(
+        "of two commands that differ in a secret each has the hash of the other",
+        "canonical.py",
+        (("case Secret() | SecretStr() | SecretBytes():", "case SecretStr() | SecretBytes():"),),
+        ("tests/unit/test_command_digest.py",),
+    ),
+    Mutant(
+        "of a command the default of a field counts",
+        "canonical.py",
+        ((" and not _is_default(values[name], known)", ""),),
+        ("tests/unit/test_command_digest.py",),
+    ),
+    Mutant(
+        "a claim's key can be guessed without the id of the store",
+        "unique.py",
+        (("blake2b(text, key=self._store.store_id.bytes, digest_size=32)", "blake2b(text, digest_size=32)"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim that is released keeps its key",
+        "unique.py",
+        (("seen=found[1], erase=True)", "seen=found[1])"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim that is abandoned keeps its key",
+        "unique.py",
+        (("seen=reservation.tag, erase=True)", "seen=reservation.tag)"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim of a repeat that was answered keeps its key",
+        "unique.py",
+        (("key, seen=tag, erase=True):", "key, seen=tag):"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim in another store is as good",
+        "unique.py",
+        (("if service.store_id != self._store.store_id:", "if False:"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim was not made though the command was answered, and is called taken",
+        "unique.py",
+        (("if await service.find_command(aggregate.id, command_id, request=request) is None:", "if True:"),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a file of another layout is opened",
+        "sqlite/schema.py",
+        (('if meta.get("layout") != _LAYOUT:', "if False:"),),
+        ("tests/sqlite/test_store.py",),
+    ),
     Mutant(
         "a missing topic is called a problem of the credential",
         "servicebus/translation.py",
@@ -520,6 +623,9 @@ def outcome(mutant: Mutant | None, tests: Sequence[str]) -> str:
 def main(words: Sequence[str] = (), mutants: Sequence[Mutant] = MUTANTS) -> int:
     """Make each mutant and print what came of it; the number of those that were not noticed is returned."""
     chosen = [mutant for mutant in mutants if all(word in mutant.name for word in words)]
+    if not chosen:
+        print(f"no guard has {' and '.join(words)} in its name")
+        return 1
     controls = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
     jobs: list[tuple[Mutant | None, Sequence[str]]] = [(None, controls), *((each, each.tests) for each in chosen)]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:

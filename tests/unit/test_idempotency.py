@@ -449,9 +449,10 @@ async def test_without_a_command_id_the_same_client_carries_it_out_twice() -> No
             await EventsService(world.events(Counter), world.producer).update(ID, spend(30))
 
     async def check(world: World) -> None:
-        assert (await world.events(Counter).rehydrate(ID)).total == 70
+        total = (await world.events(Counter).rehydrate(ID)).total
+        assert total == 70, f"there are {total}"
 
-    with pytest.raises(AssertionError, match="assert 40 == 70"):
+    with pytest.raises(AssertionError, match="there are 40"):
         await crash_everywhere(careless, given=purse_of_100, check=check)
 
 
