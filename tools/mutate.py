@@ -224,13 +224,13 @@ MUTANTS = (
         "a layout is written again where there are streams",
         "tables/layout.py",
         (("if found is None and not await _has_streams(gateway):", "if found is None:"),),
-        ("tests/tables/test_recreated.py",),
+        _APPEND,
     ),
     Mutant(
         "an emptied table keeps its lost layout row",
         "tables/layout.py",
         (("        await _write_again(gateway, layout)\n", ""),),
-        ("tests/tables/test_recreated.py",),
+        _APPEND,
     ),
     Mutant(
         "each attempt sends rows with a commit id of its own",
