@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 
 
 def canonical(value: object) -> str:
@@ -107,12 +108,5 @@ def _is_default(value: object, known: FieldInfo) -> bool:
 
 
 def _number(value: Decimal) -> str:
-    """Digits and an exponent, however many zeros it was written with; nothing is rounded."""
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int):  # NaN, infinity
-        return str(value)
-    text = "".join(map(str, digits))
-    short = text.strip("0")
-    if not short:
-        return "0"
-    return f"{'-' * sign}{short}e{exponent + len(text) - len(text.rstrip('0'))}"
+    """Without the zeros it was written with; nothing is rounded."""
+    return str(_EXACT.normalize(value)) if value else "0"
