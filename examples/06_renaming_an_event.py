@@ -1,12 +1,13 @@
 """Events live longer than code: a class gets a better name, a field gets another shape, old streams stay readable."""
 
 import asyncio
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from pydantic import model_validator
 
 from esazure import AggregateRoot, DomainEvent
-from esazure.memory import InMemoryStore
+from esazure.sqlite import SqliteStore
 
 
 class Moved(DomainEvent):  # how it was written years ago
@@ -31,8 +32,7 @@ class AddressChanged(DomainEvent):  # what it is called, and what it says, today
             case {"address": str(address)}:
                 street, _, city = address.rpartition(", ")
                 return {"street": street, "city": city}
-            case _:
-                return data
+        return data
 
 
 class Customer(AggregateRoot[AddressChanged]):
@@ -42,18 +42,18 @@ class Customer(AggregateRoot[AddressChanged]):
         self.city = event.city
 
 
-async def main() -> None:
-    store, old = InMemoryStore(), OldCustomer(uuid4())
+async def main(path: str) -> None:
+    old = OldCustomer(uuid4())
     old.record(Moved(address="12 St James's Square, London"))
-    await store.events(OldCustomer).append(old)
-
-    customers = store.events(Customer)
-    customer = await customers.rehydrate(old.id)
-    assert customer.city == "London"
-    customer.record(AddressChanged(street="Piazza San Carlo", city="Torino"))
-    await customers.append(customer)
-    assert (await customers.rehydrate(old.id)).city == "Torino"
+    async with SqliteStore(path) as years_ago, SqliteStore(path) as today:  # each takes one class for a name
+        await years_ago.events(OldCustomer).append(old)
+        customer = await (customers := today.events(Customer)).rehydrate(old.id)
+        assert customer.city == "London"
+        customer.record(AddressChanged(street="Piazza San Carlo", city="Torino"))
+        await customers.append(customer)
+        assert (await customers.rehydrate(old.id)).city == "Torino"
     print("two shapes and one stream: London, then Torino")
 
 
-asyncio.run(main())
+with TemporaryDirectory() as folder:
+    asyncio.run(main(f"{folder}/customers.db"))

@@ -64,6 +64,25 @@ class CommitStore(ICommitStore):
     clock: Callable[[], datetime] = staticmethod(utc_now)
 
     @cached_property
+    def _named(self) -> dict[tuple[str, str], str]:
+        """What was given to this object for each stored name: where it is defined, so that nothing is kept alive."""
+        return {}
+
+    def note_name(self, kind: str, name: str, given: type, advice: str) -> None:
+        """A class is given for a stored name. One that was defined again, as in a reloaded module, is the same.
+
+        Raises:
+            ValueError: another class was given for it.
+        """
+        here = f"{given.__module__}.{given.__qualname__}"
+        other = self._named.setdefault((kind, name), here)
+        if other != here:
+            raise ValueError(
+                f"{other} and {here} both have the stored name {name}, so one would read the {kind} of the "
+                f"other: {advice}"
+            )
+
+    @cached_property
     def _without_rows(self) -> set[str]:
         """Classes of which this process has stored commits that nobody will find in the outbox."""
         return set()
@@ -133,7 +152,8 @@ class CommitStore(ICommitStore):
 
         Raises:
             TypeError: not a subclass of AggregateRoot, or a view that does not say what it returns.
-            ValueError: more than 80 inline views, or two of one name.
+            ValueError: more than 80 inline views, or two of one name; or this store object was given another class with
+                the same stored name.
         """
         return EventsRepository(aggregate_class, self, clock=self.clock, outbox=outbox, views=views)
 
@@ -160,6 +180,9 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self._clock = clock
         self._leaves_row = outbox
         self._outbox = None if outbox is False else StreamOutbox(store, self._commit_of)
+        if isinstance(store, CommitStore):
+            advice = 'pin another one in one of them, as in aggregate_type = "..."'
+            store.note_name("streams", self._class.aggregate_type, self._class, advice)
 
     @property
     def store_id(self) -> UUID:

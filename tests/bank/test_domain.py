@@ -6,6 +6,7 @@ import inspect
 import unicodedata
 from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,7 +34,8 @@ from bank.domain import (
     values,
 )
 from esazure import AggregateRoot, DomainEvent, EventsService, UnusableAggregateError
-from esazure.memory import InMemoryEventProducer, InMemoryEventsRepository, InMemoryStore
+from esazure.memory import InMemoryEventProducer, InMemoryEventsRepository
+from esazure.sqlite import SqliteStore
 from esazure.testing import given
 
 EUR, CAD, USD = Currency.EUR, Currency.CAD, Currency.USD
@@ -288,7 +290,7 @@ class TestKnownMistakes:
             pin = "aggregate_type" if issubclass(named, AggregateRoot) else "event_type"
             assert f"{pin} = " in inspect.getsource(named), f"{named.__name__} relies on its class name"
 
-    async def test_stored_names_survive_a_rename(self) -> None:
+    async def test_stored_names_survive_a_rename(self, tmp_path: Path) -> None:
         class NoteOfAnAccount(AccountAdded):  # the class has moved to another module, under another name
             event_type = "AccountAdded"
 
@@ -305,12 +307,11 @@ class TestKnownMistakes:
             def when(self, event: Welcome | NoteOfAnAccount) -> None:
                 self.seen.append(event)
 
-        store = InMemoryStore()
         customer = Customer.create(uuid4(), "Ada", "Lovelace", Email("ada@example.com"))
         customer.add_account(ACCOUNT, owner_id=customer.id)
-        await store.events(Customer).append(customer)
-
-        client = await store.events(Client).rehydrate(customer.id)
+        async with SqliteStore(tmp_path / "bank.db") as before, SqliteStore(tmp_path / "bank.db") as after:
+            await before.events(Customer).append(customer)
+            client = await after.events(Client).rehydrate(customer.id)
         assert [type(event) for event in client.seen] == [Welcome, NoteOfAnAccount]
         assert client.version == 2
 

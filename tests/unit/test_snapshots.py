@@ -46,6 +46,7 @@ class PlainPurse(AggregateRoot[Paid | Closed, str]):
     """Always replayed."""
 
     aggregate_type = "Purse"
+    __qualname__ = "Purse"
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
@@ -96,6 +97,7 @@ async def test_any_history_is_loaded_at_every_version_as_by_a_full_replay(
 ) -> None:
     class Often(Purse):
         aggregate_type = "Purse"
+        __qualname__ = "Purse"
         snapshot_every = every
 
     store = InMemoryStore()
@@ -156,7 +158,7 @@ async def test_a_repeated_command_and_a_conflict_go_on_with_the_true_state() -> 
 
 def changed(**changes: Any) -> type[Purse]:
     """The class in its next release."""
-    return type("Purse", (Purse,), {"aggregate_type": "Purse", **changes})
+    return type("Purse", (Purse,), {"aggregate_type": "Purse", "__module__": __name__, **changes})
 
 
 async def test_what_another_revision_has_made_is_stale() -> None:
@@ -233,6 +235,7 @@ class Failing(Purse):
     """Each of them keeps a snapshot from being taken."""
 
     aggregate_type = "Purse"
+    __qualname__ = "Purse"
     how: ClassVar[ContextVar[str]] = ContextVar("how", default="")  # of which the tag of the snapshots sees nothing
 
     def snapshot(self) -> PurseState:
@@ -447,6 +450,7 @@ class Recording(Purse):
     """Must not."""
 
     aggregate_type = "Purse"
+    __qualname__ = "Purse"
 
     def snapshot(self) -> PurseState:
         self.pay(100)

@@ -97,8 +97,9 @@ class Renamed(DomainEvent):
 
 
 class LaterCounter(AggregateRoot[Incremented | Renamed, str]):
-    """A newer version of the program, writing the streams of `Counter`."""
+    """`Counter` in a newer version of the program."""
 
+    __qualname__ = "Counter"
     aggregate_type = "Counter"
 
     def when(self, event: Incremented | Renamed) -> None:
@@ -114,8 +115,9 @@ class NotedDifferently(DomainEvent):
 
 
 class DifferentCounter(AggregateRoot[NotedDifferently, str]):
-    """A program that changed an event's fields, writing the streams of `Counter`."""
+    """`Counter` in a program that changed an event's fields."""
 
+    __qualname__ = "Counter"
     aggregate_type = "Counter"
 
     def when(self, event: NotedDifferently) -> None:

@@ -186,8 +186,9 @@ class LoadPromises(StoreBinding):
 
 
 class _Plain(Counter):
-    """The same stream without snapshots."""
+    """`Tally` in a version of the program without snapshots."""
 
+    __module__, __qualname__ = Tally.__module__, Tally.__qualname__
     aggregate_type = Tally.aggregate_type
 
 
