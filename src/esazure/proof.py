@@ -56,7 +56,7 @@ def prove(value: M) -> tuple[str, M] | str:
             found = read(text)
         difference = _difference(value, found)
     except Exception as error:  # noqa: BLE001 - validators and comparisons of its own may raise anything
-        return f"it cannot be read back: {_reasons(value, error)}"
+        return f"it cannot be read back: {_reasons(value, error, text)}"
     return (text, found) if difference is None else f"{_name(difference[0])}: {difference[1]}"
 
 
@@ -101,7 +101,7 @@ def _difference(one: Any, other: Any) -> _Difference | None:  # noqa: C901, PLR0
         return _difference_in_sets(one, other)
     parts = _parts(one)
     if parts is None:
-        return None if one == other else ((), _DIFFERENT)
+        return None if _is_equal(one, other) else ((), _DIFFERENT)
     others = _parts(other) or []
     hidden = any(getattr(one, name, None) != getattr(other, name, None) for name in ("default_factory", "maxlen"))
     if isinstance(one, (dict, deque)) and hidden:
@@ -115,6 +115,13 @@ def _difference(one: Any, other: Any) -> _Difference | None:  # noqa: C901, PLR0
         longer = max(parts, others, key=len)
         return (longer[min(len(parts), len(others))][0],), _DIFFERENT
     return None
+
+
+def _is_equal(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - a comparison of its own may raise anything
+        return False
 
 
 def _difference_in_time(one: Any, other: Any) -> _Difference | None:
@@ -202,14 +209,28 @@ def _declared(text: str, error: ValidationError) -> str:
     return to_json(data).decode()
 
 
-def _reasons(value: BaseModel, error: Exception) -> str:
+def _reasons(value: BaseModel, error: Exception, text: str) -> str:
     """What pydantic found, without any of the input."""
     if not isinstance(error, ValidationError):
-        return type(error).__name__
+        return f"{_name(_unreadable(value, from_json(text)))}: {type(error).__name__}"
     found: list[Any] = error.errors(include_url=False, include_input=False, include_context=False)
     return ", ".join(
         f"{_name(tuple(_known(value, item['loc'])) or _unwritable(value))}: {item['type']}" for item in found[:5]
     )
+
+
+def _unreadable(value: BaseModel, data: Any) -> tuple[str, ...]:
+    """The field whose own code fails in a way that pydantic does not collect: it does so without the others, too."""
+    read = type(value).__pydantic_validator__.validate_json
+    bad: list[str] = []
+    for key, part in data.items() if isinstance(data, dict) else ():
+        try:
+            read(to_json({key: part}))
+        except ValidationError:
+            pass
+        except Exception:  # noqa: BLE001 - the same
+            bad.append(key)
+    return tuple(_known(value, bad)) if len(bad) == 1 else ()
 
 
 def _known(value: Any, place: Sequence[int | str]) -> Iterator[str]:

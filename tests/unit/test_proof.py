@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr
 from typing_extensions import TypedDict
 
 from esazure import DomainEvent
@@ -171,6 +171,43 @@ def test_every_field_of_a_dataclass_is_compared_and_one_it_computes_is_not_read(
     miscounted = Sorted(counted=Counted(["marker"]))
     miscounted.counted.count = 5
     assert str(prove(miscounted)).startswith("counted.count: what would be read back is not equal")
+
+
+class Stubborn:
+    """Cannot be compared, and is read by code that fails."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError(self.text)
+
+    __hash__ = None  # type: ignore[assignment]  # as nothing that changes has one
+
+
+def test_code_of_its_own_that_fails_is_refused_at_its_field() -> None:
+    def fail(value: object) -> object:
+        if isinstance(value, str):
+            raise TypeError(value)
+        return value
+
+    class Failing(DomainEvent):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+
+        number: int
+        read: Annotated[object, BeforeValidator(fail)] = Field(default=None, alias="as-read")
+        compared: Annotated[
+            Stubborn | None,
+            PlainSerializer(lambda it: it and it.text),
+            BeforeValidator(lambda it: Stubborn(it) if isinstance(it, str) else it),
+        ] = None
+
+    event = Failing(number=1)
+    reason = prove(event.model_copy(update={"read": "marker"}))
+    assert reason == "it cannot be read back: read: TypeError"
+    reason = prove(event.model_copy(update={"compared": Stubborn("marker")}))
+    assert str(reason).startswith("compared: what would be read back is not equal to it")
+    assert "marker" not in str(reason)
 
 
 def test_a_value_of_another_class_is_refused_with_what_to_do() -> None:
