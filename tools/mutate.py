@@ -156,6 +156,18 @@ MUTANTS = (
         _CLAIMS,
     ),
     Mutant(
+        "a claim is made for a request that cannot be hashed",
+        "unique.py",
+        (("        digest_of(command_id, request)\n", ""),),
+        _CLAIMS,
+    ),
+    Mutant(
+        "a stream is loaded for a command whose request cannot be hashed",
+        "service.py",
+        (("        digest_of(command_id, request)\n", ""),),
+        _CLAIMS,
+    ),
+    Mutant(
         "a claim in another store is as good",
         "unique.py",
         (("if service.store_id != self._store.store_id:", "if False:"),),

@@ -29,6 +29,9 @@ MAX_SNAPSHOT_CHARACTERS = 100_000
 MAX_COMMAND_ID = 256
 """Characters of a command id."""
 
+MAX_DIGEST = 64
+"""Characters of the hash of a request."""
+
 MAX_UNIQUE_VALUE = 4_096
 """Characters of a value in `UniqueValues`."""
 

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 
 from esazure.aggregate import AggregateRoot
 from esazure.events import CommandRecord, Commit, CommitRecord
+from esazure.keys import MAX_DIGEST, command_key
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
 TId_contra = TypeVar("TId_contra", bound=UUID | str, default=UUID, contravariant=True)
@@ -267,6 +268,25 @@ class IRequest(Protocol):
     def digest(self, command_id: str) -> str:
         """A hash of it, different for each command id, of at most 64 characters: the same request, the same hash."""
         raise NotImplementedError
+
+
+def digest_of(command_id: str | None, request: IRequest | None) -> str | None:
+    """What is stored of a request; for whoever takes one, before any I/O.
+
+    Raises:
+        ValueError: without a command id, or the id or the hash is none.
+        TypeError: see `Command.digest`.
+    """
+    if command_id is not None:
+        command_key(command_id)
+    if request is None:
+        return None
+    if command_id is None:
+        raise ValueError("a request is told from others under the same command_id: give that, too")
+    digest = request.digest(command_id)
+    if not 0 < len(digest) <= MAX_DIGEST:
+        raise ValueError(f"{type(request).__name__}.digest gives 1 to {MAX_DIGEST} characters, not {len(digest)}")
+    return digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,14 +36,13 @@ from esazure.events import CommandRecord, Commit, CommitRecord, decode_metadata,
 from esazure.inline import InlineViewReader, inline_views
 from esazure.keys import (
     MAX_VERSION,
-    command_key,
     split_stream_name,
     stream_name,
 )
 from esazure.lifecycle import accept, check_home, check_persistable, replay
 from esazure.limits import MAX_INLINE_VIEWS, check_limits
 from esazure.outbox import StreamOutbox
-from esazure.ports import HandledCommand, ICommitStore, IEventsRepository, IOutbox, IRequest
+from esazure.ports import HandledCommand, ICommitStore, IEventsRepository, IOutbox, IRequest, digest_of
 from esazure.snapshots import SnapshotCodec, snapshots_of
 from esazure.state import state_of
 
@@ -204,7 +203,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         publishing: bool = False,
     ) -> Commit[Any] | None:
         """Store the pending events as one commit. See `IEventsRepository.append`."""
-        digest = _digest(command_id, request)
+        digest = digest_of(command_id, request)
         commit = self._commit_to_send(aggregate, command_id, digest)
         if commit is None:
             return None if command_id is None else await self._remember(aggregate, command_id, digest)
@@ -239,7 +238,6 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
     async def _remember(self, aggregate: A, command_id: str, digest: str | None) -> Commit[Any] | None:
         """Note that there was nothing to store for a command, or give its earlier answer."""
         state, stream = state_of(aggregate), stream_of(aggregate)
-        command_key(command_id)
         state.persisting = True
         try:
             found = await self._store.remember_command(stream, command_id, version=state.stored_version, request=digest)
@@ -256,8 +254,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
 
     async def find_command(self, id: TId, command_id: str, *, request: IRequest | None = None) -> HandledCommand | None:
         """See `IEventsRepository.find_command`."""
-        command_key(command_id)
-        digest = _digest(command_id, request)
+        digest = digest_of(command_id, request)
         stream = stream_name(self._class.aggregate_type, id_text(id))
         found = await self._store.find_command(stream, command_id)
         if found is None:
@@ -383,8 +380,6 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         state = state_of(aggregate)
         aggregate_id = id_text(aggregate.id)
         stream = stream_name(aggregate.aggregate_type, aggregate_id)
-        if command_id is not None:
-            command_key(command_id)
         pending = tuple(state.pending)
         payload = "\n".join([line for line, _ in pending])
         recorded = self._codec.events_of(stream, state.stored_version + 1, pending)
@@ -429,15 +424,6 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
             decode_metadata(record),
             recorded,
         )
-
-
-def _digest(command_id: str | None, request: IRequest | None) -> str | None:
-    if request is None:
-        return None
-    if command_id is None:
-        raise ValueError("a request is told from others under the same command_id: give that, too")
-    command_key(command_id)
-    return request.digest(command_id)
 
 
 def _check_request(stream: str, handled: CommandRecord | CommandHandledError, digest: str | None) -> None:

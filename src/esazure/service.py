@@ -18,8 +18,15 @@ from typing_extensions import TypeVar
 from esazure.aggregate import AggregateRoot, TId, id_text
 from esazure.errors import AppendOutcomeUnknownError, ConcurrencyError, EsAzureError
 from esazure.events import Commit
-from esazure.keys import command_key
-from esazure.ports import HandledCommand, IEventProducer, IEventsRepository, IEventsService, IOutbox, IRequest
+from esazure.ports import (
+    HandledCommand,
+    IEventProducer,
+    IEventsRepository,
+    IEventsService,
+    IOutbox,
+    IRequest,
+    digest_of,
+)
 from esazure.state import state_of
 
 if TYPE_CHECKING:
@@ -151,17 +158,16 @@ class EventsService(IEventsService[A, TId], Generic[A, TId]):
 
         Raises:
             ConcurrencyError: every attempt met another writer, the last one after the time.
-            ValueError: `timeout` below 0, or a command id that is not 1 to 256 characters.
+            ValueError: `timeout` below 0, a command id that is not 1 to 256 characters, or a request without one.
             CommandReusedError: the command id was used for another `request`.
-            TypeError: `change` is asynchronous.
+            TypeError: `change` is asynchronous, or see `Command.digest`.
             Exception: whatever `rehydrate`, `persist` or `change` raises.
         """
         from asyncio import get_running_loop, sleep  # noqa: PLC0415 - see the top of the file
 
         if not timeout >= 0:
             raise ValueError(f"timeout must be at least 0 seconds, not {timeout}")
-        if command_id is not None:
-            command_key(command_id)
+        digest_of(command_id, request)
         loop = get_running_loop()
         deadline = loop.time() + timeout
         async with self._turn(id_text(id), deadline):

@@ -45,7 +45,7 @@ from esazure.errors import (
 from esazure.events import Commit
 from esazure.keys import MAX_UNIQUE_VALUE, command_key, split_stream_name
 from esazure.lifecycle import check_home
-from esazure.ports import ICommitStore, IEventsService, IRequest
+from esazure.ports import ICommitStore, IEventsService, IRequest, digest_of
 from esazure.state import state_of
 
 A = TypeVar("A", bound=AggregateRoot[Any, Any])
@@ -148,6 +148,7 @@ class UniqueValues:
         if service.store_id != self._store.store_id:
             raise ValueError(f"unique values {self.name!r} are kept in another store than the one of this service")
         check_home(aggregate, self._store.store_id)
+        digest_of(command_id, request)
         key = self._key(value)
         old_key = None if instead_of is None or instead_of == value else self._key(instead_of)
         if not aggregate.pending:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.support.customers import Customer, owners
@@ -31,6 +31,7 @@ from esazure import (
     UnusableAggregateError,
 )
 from esazure.aggregate import stream_of
+from esazure.commands import Command
 from esazure.errors import AggregateNotFoundError, CommandHandledError, ValueTakenError
 from esazure.memory import InMemoryStore
 from esazure.sqlite import SqliteStore
@@ -164,6 +165,46 @@ async def test_with_nothing_pending_nothing_is_claimed(store: Store) -> None:
     client = Client(store)
     assert await client.emails.persist(client.service, Customer("ada"), EMAIL) is None
     assert await is_free(store)
+
+
+class Hashed(NamedTuple):
+    """A request with a hash of its own."""
+
+    hash: str
+
+    def digest(self, command_id: str) -> str:
+        return self.hash
+
+
+class Unhashable(Command):
+    value: Any
+
+
+@pytest.mark.parametrize(
+    ("request_", "command_id", "error"),
+    [
+        (Hashed("hash"), None, "under the same command_id: give that, too"),
+        (Hashed("h" * 65), "c", r"Hashed\.digest gives 1 to 64 characters, not 65"),
+        (Hashed(""), "c", "not 0"),
+        (Unhashable(value=object()), "c", "^value: a object cannot be hashed"),
+    ],
+    ids=["without an id", "too long", "empty", "unknown"],
+)
+async def test_a_request_that_cannot_be_hashed_is_refused_before_any_request(
+    memory: InMemoryStore, request_: Any, command_id: str | None, error: str
+) -> None:
+    client = Client(memory, faults={})
+    customer = Customer.create("ada", EMAIL)
+    for refused in (
+        client.emails.persist(client.service, customer, EMAIL, command_id=command_id, request=request_),
+        client.service.persist(customer, command_id=command_id, request=request_),
+        client.service.update("ada", lambda it: it.change_email(OTHER), command_id=command_id, request=request_),
+        client.service.find_command("ada", command_id, request=request_),
+    ):
+        with pytest.raises((ValueError, TypeError), match=error):
+            await refused
+    assert client.methods == []
+    await client.emails.persist(client.service, customer, EMAIL)  # as it was
 
 
 async def test_a_value_that_is_no_unicode_is_refused_before_any_request(memory: InMemoryStore) -> None:
