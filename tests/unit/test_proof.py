@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, model_serializer
 from typing_extensions import TypedDict
 
 from esazure import DomainEvent
@@ -215,6 +215,18 @@ def test_a_value_of_another_class_is_refused_with_what_to_do() -> None:
         "at: its class, Moment, would come back as datetime: make it a value of datetime itself, or declare the field "
         "as Moment"
     )
+
+
+def test_what_a_serializer_adds_is_counted_and_never_named() -> None:
+    class Chatty(DomainEvent):
+        model_config = ConfigDict(extra="forbid")
+        amount: int
+
+        @model_serializer
+        def write(self) -> dict[str, object]:
+            return {"amount": "many", "marker": 1}
+
+    assert prove(Chatty(amount=1)) == ("it cannot be read back: amount: int_parsing, the event: extra_forbidden")
 
 
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
