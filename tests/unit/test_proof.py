@@ -229,6 +229,18 @@ def test_what_a_serializer_adds_is_counted_and_never_named() -> None:
     assert prove(Chatty(amount=1)) == ("it cannot be read back: amount: int_parsing, the event: extra_forbidden")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_does_not_have_cannot_be_written(number: float) -> None:
+    assert prove(Event(anything=[1.0, number])) == "anything.1: it cannot be written as JSON (ValueError)"
+
+
+def test_the_order_of_a_dictionary_does_not_matter_whatever_its_values_hold_privately() -> None:
+    one, other = Price(cents=1), Price(cents=1)
+    one._cache["text"] = "marker"
+    assert one != other
+    assert is_alike({"a": one, "b": 2}, {"b": 2, "a": other})
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
