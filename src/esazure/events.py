@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, cast
+from typing import Any, ClassVar, Generic
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict
@@ -56,7 +56,7 @@ class DomainEvent(BaseModel):  # noqa: PLW1641 - pydantic makes the hash, of the
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or super().__eq__(other):
             return super().__eq__(other)
-        return has_same_fields(self, cast("BaseModel", other))
+        return has_same_fields(self, other)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -66,15 +66,11 @@ def is_alike(one: object, other: object) -> bool:
         return True
     if type(one) is not type(other):
         return False
-    return _alike_parts(one, other)
+    return has_same_fields(one, other)
 
 
-def has_same_fields(one: BaseModel, other: BaseModel) -> bool:
-    """`is_alike` for two models of one class."""
-    return _alike_parts(one, other)
-
-
-def _alike_parts(one: Any, other: Any) -> bool:
+def has_same_fields(one: Any, other: Any) -> bool:
+    """`is_alike` for two values of one class that are not equal."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(is_alike(part, other[key]) for key, part in one.items())
     parts, others = _parts(one), _parts(other)
