@@ -359,6 +359,30 @@ class TestNoToken:
         assert ("try again later" in str(caught.value)) is away
         assert_nowhere("secret", caught.value)
 
+    @pytest.mark.parametrize("write", [False, True])
+    async def test_a_challenge_is_a_refusal(self, monkeypatch: pytest.MonkeyPatch, *, write: bool) -> None:
+        claims = base64.urlsafe_b64encode(b'{"access_token":{}}').decode()
+        challenge = f'Bearer error="insufficient_claims", claims="{claims}"'
+
+        class Challenging(FakeTransport):
+            async def send(self, request: HttpRequest, **_: Any) -> Any:
+                response = await super().send(request)
+                response.status_code, response.headers = 401, {"WWW-Authenticate": challenge}
+                response.http_response = response
+                return response
+
+        class Once(FakeToken):
+            async def get_token(self, *scopes: str, **options: object) -> AccessToken:
+                if options:
+                    raise ClientAuthenticationError("secret")
+                return await super().get_token(*scopes, **options)
+
+        monkeypatch.setattr(tables_pipeline, "AioHttpTransport", Challenging)
+        pipeline = Pipeline("https://a.example.com", Once())
+        url = "https://a.example.com/a()"
+        reply = await (pipeline.post(url, {}, b"x") if write else pipeline.get(url, {}))
+        assert reply.status == 401
+
     async def test_one_that_never_answers_is_not_waited_for_beyond_the_deadline(self) -> None:
         class Silent(FakeToken):
             async def get_token(self, *scopes: str, **_: object) -> AccessToken:

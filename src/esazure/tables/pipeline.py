@@ -267,6 +267,10 @@ class _Token(AsyncBearerTokenCredentialPolicy[HttpRequest, AsyncHttpResponse]):
             return
         raise NotSentError(f"the credential gave no token ({name})", away=away)
 
+    async def on_challenge(self, *_: object) -> bool:
+        """No: nothing here says that it knows challenges, so the service makes none; a 401 is a refusal."""
+        return False
+
 
 class _Retries(AsyncRetryPolicy[HttpRequest, AsyncHttpResponse]):
     """azure-core's, with jitter: readers that failed together must not come back together."""
