@@ -59,6 +59,9 @@ _VIEWS = ("tests/unit/test_inline_views.py",)
 _SNAPSHOTS = ("tests/unit/test_snapshots.py", "tests/conformance/test_memory.py")
 _COMMANDS = ("tests/unit/test_idempotency.py", "tests/conformance/test_memory.py")
 _CLAIMS = ("tests/unit/test_unique_values.py",)
+_BREAKER = ("tests/servicebus/test_breaker.py",)
+_TURNS = ("tests/unit/test_turns.py",)
+_PIPELINE = tuple(f"tests/tables/test_pipeline.py::{name}" for name in ("TestProxies", "TestNoToken", "TestWhatIsTold"))
 _LEASES = ("tests/faults/test_contention.py::test_of_relays_that_want_one_lease_one_gets_it",)
 
 
@@ -72,6 +75,95 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    Mutant(
+        "each dispatch waits for the same silence",
+        "servicebus/breaker.py",
+        (("is_probe = self._open_until is not None\n", "is_probe = self._open_until = None\n"),),
+        _BREAKER,
+    ),
+    Mutant(
+        "who cancels early never finds out that a broker is silent",
+        "servicebus/breaker.py",
+        (("except (CancelledError, Exception) as", "except Exception as"),),
+        _BREAKER,
+    ),
+    Mutant(
+        "a dispatch shows what aiohttp or a credential said",
+        "servicebus/producer.py",
+        (("if not may_quote_secrets(error):", "if True:"),),
+        _BREAKER,
+    ),
+    Mutant(
+        "updates of one aggregate take no turns",
+        "service.py",
+        (("                await queue.acquire()\n", "                raise TimeoutError\n"),),
+        _TURNS,
+    ),
+    Mutant(
+        "an update waits for the turn it is in",
+        "service.py",
+        (("if any(queue in turn for turn in _turns.get()):", "if False:"),),
+        _TURNS,
+    ),
+    Mutant(
+        "a task that outlives a turn goes on as if it were in it",
+        "service.py",
+        (("            turn.clear()\n", ""),),
+        _TURNS,
+    ),
+    Mutant(
+        "opening takes a deadline for each of its requests",
+        "tables/store.py",
+        (("async with asyncio.timeout(self._deadline):  # for all of its requests", "if True:"),),
+        ("tests/tables/test_rest.py::test_opening_takes_one_deadline_and_not_one_for_each_request",),
+    ),
+    Mutant(
+        "a read waits as long as Retry-After says",
+        "tables/rest.py",
+        (
+            (
+                "async with asyncio.timeout(self._patience):\n                reply = await self._pipeline.get(",
+                "if True:\n                reply = await self._pipeline.get(",
+            ),
+        ),
+        ("tests/tables/test_rest.py::test_no_call_waits_for_as_long_as_the_service_asks",),
+    ),
+    Mutant(
+        "an error quotes the password of a proxy",
+        "tables/pipeline.py",
+        (('raise kind(f"{type(cause).__name__}{_number(cause)}")', "raise kind(str(cause))"),),
+        _PIPELINE,
+    ),
+    Mutant(
+        "a SAS is in every span and log",
+        "tables/pipeline.py",
+        (("        finally:\n            http.url = url\n", "        finally:\n            pass\n"),),
+        _PIPELINE,
+    ),
+    Mutant(
+        "a challenge asks for a second token",
+        "tables/pipeline.py",
+        (("async def on_challenge(", "async def on_another_challenge("),),
+        _PIPELINE,
+    ),
+    Mutant(
+        "commits that somebody waits for leave no outbox row",
+        "repository.py",
+        (("        if name in not_there:\n", "        if False:\n"),),
+        ("tests/unit/test_service.py::test_commits_that_somebody_waits_for_in_vain_are_refused",),
+    ),
+    Mutant(
+        "the relay reads all that nobody publishes",
+        "relay/relay.py",
+        (("if route is None or route.failures >= TRIES:", "if False:"),),
+        ("tests/relay/test_pages.py",),
+    ),
+    Mutant(
+        "the relay begins each turn at the beginning",
+        "relay/relay.py",
+        (("self._unfinished.pop(partition, None)", "None"),),
+        ("tests/relay/test_pages.py",),
+    ),
     Mutant(
         "a command that had nothing to store is not remembered",
         "repository.py",
