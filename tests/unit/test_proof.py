@@ -241,6 +241,15 @@ def test_the_order_of_a_dictionary_does_not_matter_whatever_its_values_hold_priv
     assert is_alike({"a": one, "b": 2}, {"b": 2, "a": other})
 
 
+def test_what_is_in_a_set_keeps_its_class() -> None:
+    class Tagged(DomainEvent):
+        levels: frozenset[int]
+
+    assert not isinstance(prove(Tagged(levels=frozenset({1, 2}))), str)
+    tagged = Tagged.model_construct(levels=frozenset({Level.LOW}))
+    assert str(prove(tagged)).startswith("levels: its class, Level, would come back as int")
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
