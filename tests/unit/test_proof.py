@@ -9,10 +9,21 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 from fractions import Fraction
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, model_serializer
+from pydantic import (
+    AnyUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    model_serializer,
+)
 from typing_extensions import TypedDict
 
 from esazure import DomainEvent
@@ -248,6 +259,16 @@ def test_what_is_in_a_set_keeps_its_class() -> None:
     assert not isinstance(prove(Tagged(levels=frozenset({1, 2}))), str)
     tagged = Tagged.model_construct(levels=frozenset({Level.LOW}))
     assert str(prove(tagged)).startswith("levels: its class, Level, would come back as int")
+
+
+def test_values_that_are_one_thing_come_back() -> None:
+    class Reached(DomainEvent):
+        page: AnyUrl
+        address: IPv4Address
+        path: PurePosixPath
+
+    event = Reached(page=AnyUrl("https://a.example/b"), address=IPv4Address("192.0.2.1"), path=PurePosixPath("a/b"))
+    assert prove(event) == ('{"page":"https://a.example/b","address":"192.0.2.1","path":"a/b"}', event)
 
 
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
