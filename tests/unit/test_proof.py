@@ -271,6 +271,13 @@ def test_values_that_are_one_thing_come_back() -> None:
     assert prove(event) == ('{"page":"https://a.example/b","address":"192.0.2.1","path":"a/b"}', event)
 
 
+def test_a_field_called_as_an_attribute_of_a_queue_is_named() -> None:
+    class Queue(DomainEvent):
+        maxlen: Annotated[float, PlainSerializer(abs)]
+
+    assert str(prove(Queue(maxlen=-1.0))).startswith("maxlen: ")
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
