@@ -63,22 +63,22 @@ class CommitStore(ICommitStore):
     clock: Callable[[], datetime] = staticmethod(utc_now)
 
     @cached_property
-    def _named(self) -> dict[tuple[str, str], str]:
-        """What was given to this object for each stored name: where it is defined, so that nothing is kept alive."""
+    def _named(self) -> dict[str, str]:
+        """Of which class each stored name is: where it is defined, so that no class is kept alive."""
         return {}
 
-    def note_name(self, kind: str, name: str, given: type, advice: str) -> None:
-        """A class is given for a stored name. One that was defined again, as in a reloaded module, is the same.
+    def note_name(self, given: type[AggregateRoot[Any, Any]]) -> None:
+        """A class is stored here. One that was defined again, as in a reloaded module, is the same.
 
         Raises:
-            ValueError: another class was given for it.
+            ValueError: another class of this stored name is.
         """
         here = f"{given.__module__}.{given.__qualname__}"
-        other = self._named.setdefault((kind, name), here)
+        other = self._named.setdefault(given.aggregate_type, here)
         if other != here:
             raise ValueError(
-                f"{other} and {here} both have the stored name {name}, so one would read the {kind} of the "
-                f"other: {advice}"
+                f"{other} and {here} both have the stored name {given.aggregate_type}, so one would read the streams "
+                'of the other: pin another one in one of them, as in aggregate_type = "..."'
             )
 
     @cached_property
@@ -180,8 +180,7 @@ class EventsRepository(IEventsRepository[A, TId], Generic[A, TId]):
         self._leaves_row = outbox
         self._outbox = None if outbox is False else StreamOutbox(store, self._commit_of)
         if isinstance(store, CommitStore):
-            advice = 'pin another one in one of them, as in aggregate_type = "..."'
-            store.note_name("streams", self._class.aggregate_type, self._class, advice)
+            store.note_name(self._class)
 
     @property
     def store_id(self) -> UUID:

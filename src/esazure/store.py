@@ -30,12 +30,9 @@ class Store(CommitStore, IOutboxStore, IStreamSource, IDocumentStore):
             name: of the collection; the model's name in lower case when left out.
 
         Raises:
-            ValueError: not 1 to 80 of lower-case letters, digits, `-` and `_`, beginning with a letter; or this store
-                object has another model of that name.
+            ValueError: not 1 to 80 of lower-case letters, digits, `-` and `_`, beginning with a letter.
         """
-        views = Views(model, self, name=name)
-        self.note_name("views", views.name, model, 'give one of them another one, as in views(..., name="...")')
-        return views
+        return Views(model, self, name=name)
 
     def unique_values(self, name: str, *, expiry: float = 30.0) -> UniqueValues:
         """Values of which there may be one each, such as e-mail addresses.
