@@ -278,6 +278,17 @@ def test_a_field_called_as_an_attribute_of_a_queue_is_named() -> None:
     assert str(prove(Queue(maxlen=-1.0))).startswith("maxlen: ")
 
 
+@pytest.mark.parametrize(("written", "path"), [([1], "numbers.1"), ([1, 2, 3], "numbers.2"), ([1, 3], "numbers.1")])
+def test_a_list_that_would_come_back_shorter_or_longer_is_refused_where_it_ends(written: list[int], path: str) -> None:
+    def write(_: list[int]) -> list[int]:
+        return written
+
+    class Masked(DomainEvent):
+        numbers: Annotated[list[int], PlainSerializer(write)]
+
+    assert str(prove(Masked(numbers=[1, 2]))).startswith(f"{path}: what would be read back is not equal")
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
