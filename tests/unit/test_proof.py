@@ -289,6 +289,14 @@ def test_a_list_that_would_come_back_shorter_or_longer_is_refused_where_it_ends(
     assert str(prove(Masked(numbers=[1, 2]))).startswith(f"{path}: what would be read back is not equal")
 
 
+@pytest.mark.parametrize(("depth", "path"), [(9, ["anything", *"0" * 9]), (10, ["anything", *"0" * 9, "..."])])
+def test_a_path_has_ten_names_at_most(depth: int, path: list[str]) -> None:
+    inner: Any = float("nan")
+    for _ in range(depth):
+        inner = [inner]
+    assert str(prove(Event(anything=inner))).startswith(f"{'.'.join(path)}: ")
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
