@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,8 @@ from azure.servicebus.exceptions import (
 from tests.servicebus.support import commits_of
 
 from esazure import CommitTooLargeError, DispatchError
+from esazure.errors import SubscriptionError
+from esazure.servicebus.deadletters import DeadLetters
 from esazure.servicebus.translation import ClosedError, LateTurnError, SilentError, dispatch_error, judge
 
 
@@ -156,3 +159,17 @@ def test_a_dispatch_error_is_not_permanent_unless_it_says_so() -> None:
     assert DispatchError("text", permanent=True).permanent
     assert not DispatchError("text", permanent=True).unpublishable
     assert DispatchError("text", unpublishable=True).permanent
+
+
+async def test_what_a_credential_says_when_dead_letters_are_asked_for_is_not_shown() -> None:
+    class Receiver:
+        async def __aenter__(self) -> None:
+            raise ServiceBusError("secret", error=ClientAuthenticationError("secret"))
+
+        async def close(self) -> None: ...
+
+    letters = DeadLetters("customers/all", Receiver, Receiver)  # type: ignore[arg-type] # as much of them as is used
+    with pytest.raises(SubscriptionError) as caught:
+        async with letters._receiver():
+            pass
+    assert "secret" not in "".join(traceback.format_exception(caught.value))

@@ -25,7 +25,7 @@ from esazure.keys import stream_name
 from esazure.servicebus.inbound import properties_of, text_of
 from esazure.servicebus.links import Link
 from esazure.servicebus.sockets import Connection, bounded, take_over_closing
-from esazure.servicebus.translation import why_not_received
+from esazure.servicebus.translation import may_quote_secrets, why_not_received
 
 SCANNED = 1_000
 """Dead letters that are passed over in a search at most: each is locked until its end, and in memory."""
@@ -177,9 +177,10 @@ class DeadLetters:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await receiver.__aenter__()
             yield receiver
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is raised anew, as ours
             why, _ = why_not_received(error)
-            raise SubscriptionError(f"{self._name}: its dead letters cannot be had: {why}") from error
+            cause = None if may_quote_secrets(error) else error
+            raise SubscriptionError(f"{self._name}: its dead letters cannot be had: {why}") from cause
         finally:
             for connection in connections:
                 connection.polite = True

@@ -19,7 +19,7 @@ from esazure.errors import SubscriptionError
 from esazure.servicebus.deadletters import DeadLetter, DeadLetters
 from esazure.servicebus.lanes import LaneWorker, SubscriptionMetrics, Terms
 from esazure.servicebus.sessions import Session, SessionLostError, ended
-from esazure.servicebus.translation import why_not_received
+from esazure.servicebus.translation import may_quote_secrets, why_not_received
 
 _log = logging.getLogger("esazure.servicebus")
 _random = SystemRandom()
@@ -210,7 +210,7 @@ class ServiceBusSubscription:
         else:
             why, is_wrong = why_not_received(error)
             if is_wrong and not self._reached:
-                raise SubscriptionError(f"{self._name}: {why}") from error
+                raise SubscriptionError(f"{self._name}: {why}") from (None if may_quote_secrets(error) else error)
         if why not in self._troubles:
             self._troubles.add(why)
             _log.warning("%s: %s; it is tried again", self._name, why)
