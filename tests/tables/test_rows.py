@@ -24,6 +24,7 @@ from esazure.tables.rows import (
     outbox_row,
     partition_of,
     records_of,
+    touch_of,
 )
 
 NOISE = "".join(random.Random(1).choices(string.printable[:94], k=MAX_COMMIT_BYTES))  # noqa: S311 - a seed
@@ -238,3 +239,8 @@ def test_a_forged_row_cannot_fill_the_memory() -> None:
     row = {**stored(record())[0], "z": True, "d0": bomb}
     with pytest.raises(CorruptStreamError, match="too long"):
         records_of("Counter.a", [row])
+
+
+@pytest.mark.parametrize("tag", ["", "1", "1 ", ' W/"1"', 'x W/"1"', '-1 W/"1"'])
+def test_what_never_was_a_tag_of_a_commit_touches_nothing(tag: str) -> None:
+    assert touch_of("00", "Counter.a", tag) is None

@@ -297,6 +297,14 @@ def test_a_path_has_ten_names_at_most(depth: int, path: list[str]) -> None:
     assert str(prove(Event(anything=inner))).startswith(f"{'.'.join(path)}: ")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_offset_with_seconds_is_refused_as_one_that_would_not_come_back(sign: int) -> None:
+    zone = timezone(sign * timedelta(minutes=9, seconds=21))
+    assert prove(Event(at=datetime(1890, 1, 1, tzinfo=zone))) == (
+        "at: its offset from UTC would not come back: record it in UTC"
+    )
+
+
 def test_private_attributes_are_no_part_of_an_event_at_any_depth() -> None:
     event = Event(prices=[Price(cents=1)], lines=[Line(Price(cents=2))])
     event._private = "marker"
