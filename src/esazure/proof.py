@@ -172,7 +172,10 @@ def _unwritable(value: BaseModel) -> tuple[str, ...]:
     if not bad:
         return ()
     path, part = [bad[0]], value.__dict__.get(bad[0])
-    while (found := next((each for each in _parts(part) or () if not _is_writable(each[1])), None)) is not None:
+    for _ in range(_DEPTH):  # no deeper: a value that holds itself has no end
+        found = next((each for each in _parts(part) or () if not _is_writable(each[1])), None)
+        if found is None:
+            break
         path.append(found[0])
         part = found[1]
     return tuple(path)

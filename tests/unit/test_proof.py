@@ -221,6 +221,12 @@ def test_code_of_its_own_that_fails_is_refused_at_its_field() -> None:
     assert "marker" not in str(reason)
 
 
+def test_a_value_that_holds_itself_is_refused() -> None:
+    circle: list[Any] = []
+    circle.append([circle])
+    assert str(prove(Event.model_construct(anything=circle))).startswith("anything.0.0.0.")
+
+
 def test_a_value_of_another_class_is_refused_with_what_to_do() -> None:
     assert prove(Event(at=Moment(2024, 1, 1, tzinfo=UTC))) == (
         "at: its class, Moment, would come back as datetime: make it a value of datetime itself, or declare the field "
