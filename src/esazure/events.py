@@ -135,10 +135,10 @@ class CommitRecord:
     payload: str = field(repr=False)
     command_id: str | None = None
     """The command this commit carries out, if its sender named it; no second commit of the stream has the same."""
-    request: str | None = None
-    """The hash of what that command asked for, if its sender gave it."""
     snapshot: str | None = field(default=None, repr=False)
     """The state of the aggregate after this commit, as `snapshots.py` writes it: a tag, a blank, and what follows."""
+    request: str | None = None
+    """The hash of what the command asked for, if its sender gave it."""
     after: str = field(default="", repr=False, compare=False)
     """The identity of the commit that has to be before this one; not stored. Empty for the first, or if not known."""
     tag: str = field(default="", repr=False, compare=False)

@@ -177,7 +177,7 @@ def records(
 
     return [
         CommitRecord(
-            stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, request, snapshot
+            stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot, request
         )
         for first_version, count, commit_id, occurred_at, metadata, payload, command_id, request, snapshot in fetch(
             db, query, parameters, _KINDS, damaged

@@ -254,7 +254,7 @@ def _record(stream: str, first: int, rows: Sequence[Mapping[str, object]]) -> Co
     except DamagedTextError as damage:
         raise _corrupt(stream, first, str(damage)) from None
     snapshot = snapshot_of(row) if "s0" in row else None
-    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, request, snapshot)
+    return CommitRecord(stream, commit_id, first, count, at, metadata, payload, command_id, snapshot, request)
 
 
 def snapshot_of(row: Mapping[str, object]) -> str | None:
