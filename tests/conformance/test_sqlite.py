@@ -37,7 +37,7 @@ class TestSqliteStore(CommitStoreConformance):
 
     async def fill(self, store: SqliteStore, records: Sequence[CommitRecord]) -> None:
         columns = (
-            "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, request, snapshot"
+            "stream, commit_id, first_version, count, occurred_at, metadata, payload, command_id, snapshot, request"
         )
         rows = [astuple(record)[:10] for record in records]
         with closing(sqlite3.connect(store._path)) as db, db:
