@@ -32,7 +32,8 @@ class AddressChanged(DomainEvent):  # what it is called, and what it says, today
             case {"address": str(address)}:
                 street, _, city = address.rpartition(", ")
                 return {"street": street, "city": city}
-        return data
+            case _:
+                return data
 
 
 class Customer(AggregateRoot[AddressChanged]):
