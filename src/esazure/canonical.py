@@ -79,7 +79,9 @@ def _plain(value: Any, field: str) -> object:  # noqa: PLR0911, PLR0912, C901 - 
         return [type(value).__name__, parts]
     if not isinstance(value, Iterator):  # which would be empty afterwards
         try:
-            return [type(value).__name__, to_jsonable_python(value)]  # URLs, addresses, paths
+            if type(value).__module__ == "ipaddress":  # which pydantic does not write before 2.12
+                return [type(value).__name__, str(value)]
+            return [type(value).__name__, to_jsonable_python(value)]  # URLs, paths
         except PydanticSerializationError:
             pass
     raise TypeError(
