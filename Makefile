@@ -21,7 +21,7 @@ demo-azure: $(VENV)/azure .azurite/ready  ## The same on Azurite and AMQP, or on
 	cd examples && python -m bank demo --store azure
 
 test: $(VENV)/ready .azurite/ready .js/ready  ## Run the tests but the long ones: unit, conformance, Azurite, AMQP, examples, docs.
-	python -m pytest -n 6 --dist worksteal -m "not long"
+	python -m pytest -n 8 --dist worksteal -m "not long"
 
 test-all: $(VENV)/ready .azurite/ready .js/ready  ## Run all tests, the long and repeated ones too, with coverage.
 	rm -f .coverage .coverage.*

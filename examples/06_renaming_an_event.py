@@ -30,8 +30,7 @@ class AddressChanged(DomainEvent):  # what it is called, and what it says, today
     def _read_the_old_shape(cls, data: object) -> object:
         match data:
             case {"address": str(address)}:
-                street, _, city = address.rpartition(", ")
-                return {"street": street, "city": city}
+                return dict(zip(("street", "city"), address.rsplit(", ", 1), strict=True))
             case _:
                 return data
 
